@@ -1,0 +1,1 @@
+"""The chain store: encrypted, append-only, compactable logs with materialised views. Knows nothing of files."""

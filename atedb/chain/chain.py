@@ -1,0 +1,464 @@
+"""The chain: commit, read, checkpoint. One process owns it, one thread (the owner thread) uses it.
+
+Only `write`, `barrier` and `write_checkpoint` may run in other threads, one of each at a time. A commit is prepared and
+settled in the owner thread and written in between: prepare, write, settle (or abandon). One is in flight at a time.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from atedb.chain.apply import Replay, install, plaintext
+from atedb.chain.batch import Batch, BatchPlace, Sealer, bound_prefix
+from atedb.chain.device import load_device, make_device
+from atedb.chain.disk import Disk, RealDisk
+from atedb.chain.event import Change, Lane, TermsOf, no_terms
+from atedb.chain.format import CERTIFICATE, SEGMENT_HEADER_SIZE, TOMBSTONE, encode_core
+from atedb.chain.header import ChainHeader, load_header, make_header, verify_root
+from atedb.chain.heads import Head, RememberedHeads
+from atedb.chain.lock import ChainLock
+from atedb.chain.log import Log, segment_path
+from atedb.chain.record import BatchKeys, Record, unpack_record
+from atedb.chain.recovery import Progress, Recovery, read_manifest
+from atedb.chain.sets import SetSealer
+from atedb.chain.stats import ChainStats, ReplayCost
+from atedb.chain.view import FOLDER, SEAL, VIEW_FORMAT, Checkpoint, View, ViewPlace, ViewState, ViewUnusableError
+from atedb.crypto.aead import Cipher, SealBrokenError, preferred_suite
+from atedb.crypto.keys import KeyRing, root_signing_key
+from atedb.crypto.sethash import SetHash
+from atedb.crypto.signing import Certificate, SigningKey
+from atedb.errors import AteError, DamagedError, NoSpaceError, ReadOnlyError, StoreExistsError
+
+RESERVE = 16 << 20
+"""Bytes of the disk left to deletions when it fills up."""
+
+_MAX_CIPHERS = 4096
+Clock = Callable[[], int]
+
+
+class Chain:
+    """One open chain. Made by `Chain.create` and `Chain.open`.
+
+    written, durable: the newest sequence that is in the log, and the newest behind a barrier. failed: the error that
+    made the chain read-only, or None. nowait: `load` raises NotResident rather than wait for the disk.
+    """
+
+    def __init__(
+        self, store: Path, disk: Disk, clock: Clock, header: ChainHeader, keys: KeyRing, *, read_only: bool
+    ) -> None:
+        self.store = store
+        self.header = header
+        self.keys = keys
+        self.read_only = read_only
+        self.failed: AteError | None = None
+        self.nowait = False
+        self.written = 0
+        self.durable = 0
+        self.stats = ChainStats()
+        self.object_key = keys.object_key
+        self.group_key = keys.object_key
+        self._disk = disk
+        self._clock = clock
+        self._ciphers: dict[tuple[int, int], tuple[Cipher, bytes]] = {}
+        self._cost = ReplayCost()
+        self._flight: Batch | None = None
+        self._heads: RememberedHeads | None = None
+        self._statements: tuple[tuple[int, bytes], ...] = ()
+        self._undo: list[Callable[[], None]] = []
+        self._log: Log
+        self._view: View
+        self._live: SetHash
+        self._sealer: Sealer
+
+    @classmethod
+    def create(
+        cls, store: Path, root: bytes, *, suite: str | None = None, disk: Disk | None = None,
+        clock: Clock = time.time_ns, heads: Path | None = None,
+    ) -> Chain:  # fmt: skip
+        """A new chain in the folder `store`, for the tenant with this 32-byte root key; open and locked.
+
+        suite: the AEAD to use, by default the one that suits this processor. heads: folder of the remembered heads.
+        Raises StoreExistsError, NoSpaceError, ReadOnlyError, StorageError.
+        """
+        disk = disk or RealDisk()
+        if (store / "chain").exists():
+            raise StoreExistsError(
+                f"there is a chain in {store} already; nothing was changed; mount it, or name another"
+            )
+        disk.make_folder(store)
+        header = make_header(root, suite or preferred_suite(), clock())
+        keys = KeyRing(root, header.chain_id, header.suite)
+        chain = cls(store, disk, clock, header, keys, read_only=False)
+        chain._take_lock()
+        chain._log = Log.create(disk, store, header.chain_id)
+        chain._live = SetHash(keys.purpose("live set hash"))
+        chain._view = View.create(chain._view_place(store), chain._empty_state())
+        chain._undo.append(chain._view.close)
+        chain._take_device(root, make_device(disk, store, keys))
+        chain._heads = RememberedHeads(disk, heads) if heads else None
+        header.save(disk, store)  # last: a store without it is no chain yet
+        return chain
+
+    @classmethod
+    def open(
+        cls, store: Path, root: bytes, *, terms: TermsOf = no_terms, read_only: bool = False, heads: Path | None = None,
+        accept_rollback: bool = False, progress: Progress | None = None, disk: Disk | None = None,
+        clock: Clock = time.time_ns,
+    ) -> Chain:  # fmt: skip
+        """The chain in `store`, at its newest batch.
+
+        terms: derives the sealed sets from events when the view is replayed or rebuilt. progress: called with bytes
+        done and in all while a long log is replayed. Raises StoreNotFoundError, InUseError, DamagedError,
+        RolledBackError (unless accept_rollback), UnsupportedError, ReadOnlyError.
+        """
+        disk = disk or RealDisk()
+        header = load_header(disk, store)
+        verify_root(header, root)
+        keys = KeyRing(root, header.chain_id, header.suite)
+        chain = cls(store, disk, clock, header, keys, read_only=read_only)
+        chain._take_lock()
+        try:
+            chain._heads = RememberedHeads(disk, heads) if heads else None
+            chain._recover(root, terms, accept_rollback=accept_rollback, progress=progress)
+        except BaseException:
+            chain._release()
+            raise
+        return chain
+
+    # -- reading
+
+    def load(self, key: bytes) -> bytes | None:
+        """The newest body of an object; None when there is none, or it has ended.
+
+        Raises DamagedError, and NotResident while `nowait` is set.
+        """
+        row = self._view.get(key)
+        if row is None:
+            return None
+        record = unpack_record(row)
+        if record.flags & TOMBSTONE:
+            return None
+        return self._open_body(key, record)
+
+    def _open_body(self, key: bytes, record: Record) -> bytes:
+        version, sequence, segment, offset, length, place, slot, lane, flags, _ = record
+        sealed = self._log.read(segment, offset, length, nowait=self.nowait)
+        cipher, bound = self._cipher(sequence, slot)
+        self.stats.opens += 1
+        try:
+            opened = cipher.open(place, sealed, bound + encode_core(key, version, place, length, slot, lane, flags))
+        except SealBrokenError:
+            raise DamagedError(
+                f"object {key.hex()} in segment {segment} at offset {offset} is not what was written; the rest of the "
+                "vault is kept; find all that is damaged with: atefs verify --data"
+            ) from None
+        return plaintext(opened, flags)
+
+    def _cipher(self, sequence: int, slot: int) -> tuple[Cipher, bytes]:
+        found = self._ciphers.get((sequence, slot))
+        if found is None:
+            row = self._view.batch(sequence)
+            if row is None:
+                raise DamagedError(f"the keys of batch {sequence} are missing from the view; run: atefs fsck --repair")
+            keys = BatchKeys.decode(row)
+            named = keys.slots[slot]
+            opened = self.keys.open_batch_cipher(named.tenant, named.epoch, keys.salt, named.commitment)
+            if len(self._ciphers) >= _MAX_CIPHERS:
+                self._ciphers.clear()
+            found = self._ciphers[sequence, slot] = opened, bound_prefix(self.keys.chain_id, named)
+        return found
+
+    def exists(self, key: bytes) -> bool:
+        """Whether the object is there and has not ended."""
+        row = self._view.get(key)
+        return row is not None and not unpack_record(row).flags & TOMBSTONE
+
+    def members(self, group: bytes) -> dict[bytes, bytes]:
+        """A sealed set: member -> value."""
+        return self._view.members(group)
+
+    @contextmanager
+    def nonblocking(self) -> Iterator[None]:
+        """Inside, `load` raises NotResident rather than wait for the disk."""
+        before, self.nowait = self.nowait, True
+        try:
+            yield
+        finally:
+            self.nowait = before
+
+    # -- committing
+
+    def prepare(self, changes: Sequence[Change]) -> Batch:
+        """Begin a commit: the changes get their versions. Each key may appear once.
+
+        Raises ReadOnlyError, or the error that made the chain fail.
+        """
+        self._require_writable()
+        if self._flight is not None:
+            raise RuntimeError("a commit is in flight already")
+        get = self._view.get
+        replaced = [get(change.key) for change in changes]
+        versions = [1 if row is None else unpack_record(row).version + 1 for row in replaced]
+        state = self._view.state
+        place = BatchPlace(state.sequence + 1, self.durable, self._clock(), state.head, self._statements)
+        self._flight = Batch(changes, versions, replaced, place)
+        return self._flight
+
+    def write(self, batch: Batch) -> None:
+        """Seal the batch and append it; no barrier. Any thread.
+
+        Raises NoSpaceError, StorageError, LimitError; nothing of the batch is in the log then: `abandon` it.
+        """
+        live = self._live.copy()
+        for row in batch.replaced:
+            if row is not None and not (old := unpack_record(row)).flags & TOMBSTONE:
+                live.remove(old.element)
+        sealed = batch.sealed = self._sealer.seal(batch.place, batch.changes, batch.versions, live)
+        self.stats.seals += len(sealed.events) + 1
+        try:
+            self._log.roll_if_full(sealed.length, sequence=batch.sequence, previous=batch.place.previous)
+            batch.segment, batch.start = self._log.append(sealed.frame, sealed.length)
+        except NoSpaceError:
+            raise
+        except AteError as error:
+            self.failed = error
+            raise
+        self.written = batch.sequence
+
+    def settle(self, batch: Batch) -> None:
+        """End a commit that was written: the view answers with the new state."""
+        sealed = batch.sealed
+        if sealed is None or self._flight is not batch:
+            raise RuntimeError("the batch is not in flight")
+        install(self._view, _rows(batch))
+        self._view.put_batch(batch.sequence, BatchKeys(sealed.salt, sealed.slots).encode())
+        for change in batch.changes:
+            if change.terms:
+                self._view.apply(change.terms)
+        state = self._view.state
+        state.sequence, state.head = batch.sequence, sealed.hash
+        state.segment, state.offset = batch.segment, batch.start + sealed.length
+        self._live = sealed.live
+        state.set_total, state.set_count = self._live.total.to_bytes(16, "little"), self._live.count
+        self._take_up_certificates()
+        self._cost.add(len(sealed.events), sealed.length)
+        self._flight = None
+
+    def abandon(self, batch: Batch) -> None:
+        """End a commit that could not be written: as if it had never been prepared."""
+        if self._flight is batch:
+            self._flight = None
+
+    def commit(self, changes: Sequence[Change]) -> int:
+        """Prepare, write and settle in one go; the batch's sequence. Not durable before `barrier`."""
+        batch = self.prepare(changes)
+        try:
+            self.write(batch)
+        except AteError:
+            self.abandon(batch)
+            raise
+        self.settle(batch)
+        return batch.sequence
+
+    def barrier(self) -> int:
+        """Return once all that is written is on stable storage; the sequence that is durable now. Any thread.
+
+        A barrier that failed once is not tried again: after a failed fdatasync nobody knows what the disk has.
+        Raises StorageError, and the chain is read-only from then on.
+        """
+        if self.failed is not None:
+            raise self.failed
+        written = self.written
+        if written > self.durable:
+            try:
+                self._log.barrier()
+            except AteError as error:
+                self.failed = error
+                raise
+            self.durable = max(self.durable, written)
+        return self.durable
+
+    def _require_writable(self) -> None:
+        if self.failed is not None:
+            raise ReadOnlyError(f"the chain is read-only since a failure: {self.failed}")
+        if self.read_only:
+            raise ReadOnlyError("the chain was opened read-only; nothing was changed")
+
+    # -- the view
+
+    def checkpoint_due(self) -> bool:
+        """Whether opening the chain now would cost enough to be worth a checkpoint."""
+        return not self.read_only and self.failed is None and self._cost.due()
+
+    def begin_checkpoint(self) -> Checkpoint:
+        """Owner thread: set aside what is new; then run `write_checkpoint` anywhere, then `end_checkpoint` here.
+
+        Nothing is committed between the barrier that this needs and the call: it raises the barrier itself.
+        """
+        self.barrier()
+        self._cost.start()
+        return self._view.begin_checkpoint()
+
+    def write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Fold what is new into the view's file, and remember the head. Raises StorageError, NoSpaceError."""
+        checkpoint.write()
+        state = checkpoint.state
+        if self._heads is not None:
+            self._heads.remember(self.keys.chain_id, Head(state.sequence, state.head.hex()))
+
+    def end_checkpoint(self, *, written: bool) -> None:
+        """Owner thread: `written` says whether `write_checkpoint` returned."""
+        self._view.end_checkpoint(written=written)
+        self._cost.end(written=written)
+
+    def checkpoint(self) -> None:
+        """All three steps in one go."""
+        point = self.begin_checkpoint()
+        written = False
+        try:
+            self.write_checkpoint(point)
+            written = True
+        finally:
+            self.end_checkpoint(written=written)
+
+    def records(self) -> Iterator[tuple[bytes, Record]]:
+        """Every object's key and newest record, tombstones included, as of the last checkpoint."""
+        for key, row in self._view.records():
+            yield key, unpack_record(row)
+
+    # -- accounts
+
+    @property
+    def head(self) -> Head:
+        """The newest batch."""
+        return Head(self._view.state.sequence, self._view.state.head.hex())
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes of the log taken by events that are still the newest of their object."""
+        return sum(use.live for use in self._view.state.segments.values())
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all events in the log."""
+        return sum(use.total for use in self._view.state.segments.values())
+
+    def object_count(self, lane: Lane) -> int:
+        """Live objects on one lane."""
+        return self._view.state.objects[lane]
+
+    @property
+    def counters(self) -> ChainStats:
+        """What this process has done so far."""
+        self.stats.appends, self.stats.barriers = self._log.appends, self._log.barriers
+        self.stats.view_reads = self._view.reads
+        return self.stats
+
+    def free_bytes(self) -> int:
+        """What the store's disk can still take, less the reserve that deletions live on."""
+        return max(0, self._log.free_bytes() - RESERVE)
+
+    def close(self) -> None:
+        """Make all durable, checkpoint, release. After a failure: release only."""
+        try:
+            if not self.read_only and self.failed is None:
+                if self._cost.events:
+                    self.checkpoint()
+                self._log.close(trim=True)
+            else:
+                self._log.close(trim=False)
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        """Undo, last first, what opening has taken so far."""
+        while self._undo:
+            self._undo.pop()()
+
+    # -- opening
+
+    def _recover(self, root: bytes, terms: TermsOf, *, accept_rollback: bool, progress: Progress | None) -> None:
+        disk, store, chain_id = self._disk, self.store, self.keys.chain_id
+        manifest = read_manifest(disk, store, chain_id)
+        seen = self._heads.recall(chain_id) if self._heads and not accept_rollback else None
+        self._view = self._open_view()
+        state = self._view.state
+        self._live = SetHash(
+            self.keys.purpose("live set hash"), int.from_bytes(state.set_total, "little"), state.set_count
+        )
+        replay = Replay(self._view, self.keys, self._live, bytes.fromhex(self.header.root_public), terms)
+        before = state.sequence
+        cut = Recovery(disk, store, manifest, self._view, replay).run(seen, progress)
+        if cut is not None and not self.read_only:
+            _cut(disk, store, manifest.active, cut)
+        self._log = Log(disk, store, manifest, end=state.offset, read_only=self.read_only)
+        self.written = self.durable = state.sequence
+        self._cost.add(state.sequence - before, 0)
+        if not self.read_only:
+            manifest.save(disk, store)
+            self._log.barrier()  # what was replayed may still be in the page cache only
+            self._take_device(root, load_device(disk, store, self.keys) or make_device(disk, store, self.keys))
+
+    def _take_lock(self) -> None:
+        self._undo.append(ChainLock(self.store, shared=self.read_only).release)
+
+    def _open_view(self) -> View:
+        place = self._view_place(self.store)
+        try:
+            view = View.open(place, read_only=self.read_only)
+        except ViewUnusableError:
+            if self.read_only:
+                temporary = Path(tempfile.mkdtemp(prefix="atefs-view-"))
+                self._undo.append(lambda: shutil.rmtree(temporary, ignore_errors=True))
+                place = self._view_place(temporary)
+            view = View.create(place, self._empty_state())
+        self._undo.append(view.close)
+        return view
+
+    def _view_place(self, base: Path) -> ViewPlace:
+        sealer = SetSealer(self.keys.purpose("view pages"), self.keys.suite)
+        return ViewPlace(base / FOLDER, base / SEAL, self._disk, sealer, self.keys.purpose("view seal"))
+
+    def _empty_state(self) -> ViewState:
+        return ViewState(
+            VIEW_FORMAT, self.keys.chain_id, 0, bytes(32), 1, SEGMENT_HEADER_SIZE, bytes(16), 0, {}, {}, (0, 0)
+        )
+
+    def _take_device(self, root: bytes, device: SigningKey) -> None:
+        self._sealer = Sealer(self.keys, device)
+        if device.public not in self._view.state.devices:
+            key = root_signing_key(root, bytes.fromhex(self.header.salt))
+            certificate = Certificate.issue(key, self.keys.chain_id, device.public, self._clock())
+            self._statements = ((CERTIFICATE, certificate.encode()),)
+
+    def _take_up_certificates(self) -> None:
+        for _, data in self._statements:
+            self._view.state.devices[Certificate.decode(data).device] = data
+        self._statements = ()
+
+
+def _rows(batch: Batch) -> Iterator[tuple[bytes, Record, bytes | None]]:
+    assert batch.sealed is not None
+    sequence, segment, start = batch.sequence, batch.segment, batch.start
+    for place, (change, version, event, old) in enumerate(
+        zip(batch.changes, batch.versions, batch.sealed.events, batch.replaced, strict=True)
+    ):
+        record = Record(
+            version, sequence, segment, start + event.offset, event.length, place, 0, change.lane, event.flags,
+            event.element,
+        )  # fmt: skip
+        yield change.key, record, old
+
+
+def _cut(disk: Disk, store: Path, segment: int, offset: int) -> None:
+    file = disk.open(segment_path(store, segment), writable=True)
+    try:
+        file.truncate(offset)
+        file.sync()
+    finally:
+        file.close()

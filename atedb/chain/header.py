@@ -1,0 +1,80 @@
+"""The chain's header: who its root is and how it is sealed. Written once, signed by the root, never changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from atedb.chain.disk import Disk
+from atedb.chain.format import FORMAT_VERSION, require_format
+from atedb.crypto.aead import random_bytes, require_suite
+from atedb.crypto.keys import chain_id_of, root_signing_key
+from atedb.crypto.signing import BadSignatureError, verify_signature
+from atedb.errors import DamagedError, StoreNotFoundError
+
+NAME = "chain"
+
+
+class ChainHeader(msgspec.Struct, frozen=True):
+    """hash, signature, suite: names of algorithms. salt, root_public, proof (the root's signature): hexadecimal.
+
+    created: ns since the epoch.
+    """
+
+    format: int
+    suite: str
+    hash: str
+    signature: str
+    salt: str
+    root_public: str
+    created: int
+    proof: str
+
+    @property
+    def chain_id(self) -> bytes:
+        """The chain's identity, 32 bytes."""
+        return chain_id_of(bytes.fromhex(self.root_public))
+
+    def signed(self) -> bytes:
+        """What the proof covers."""
+        return b"atedb v1 chain header" + msgspec.json.encode(msgspec.structs.replace(self, proof=""))
+
+    def save(self, disk: Disk, store: Path) -> None:
+        """Write it durably."""
+        disk.replace(store / NAME, msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
+
+
+def make_header(root: bytes, suite: str, created: int) -> ChainHeader:
+    """The header of a new chain of the tenant with this 32-byte root key."""
+    salt = random_bytes(32)
+    key = root_signing_key(root, salt)
+    header = ChainHeader(
+        FORMAT_VERSION, require_suite(suite), "blake3", "ed25519", salt.hex(), key.public.hex(), created, ""
+    )
+    return msgspec.structs.replace(header, proof=key.sign(header.signed()).hex())
+
+
+def load_header(disk: Disk, store: Path) -> ChainHeader:
+    """The header of the chain in `store`, its proof verified.
+
+    Raises StoreNotFoundError, DamagedError, or UnsupportedError naming the format or algorithm.
+    """
+    if not (store / NAME).exists():
+        raise StoreNotFoundError(f"there is no chain in {store}; make one with: atefs init {store}")
+    try:
+        header = msgspec.json.decode(disk.read_bytes(store / NAME), type=ChainHeader)
+        require_format(header.format)
+        require_suite(header.suite)
+        verify_signature(bytes.fromhex(header.root_public), header.signed(), bytes.fromhex(header.proof))
+    except (msgspec.DecodeError, BadSignatureError, ValueError):
+        raise DamagedError(
+            f"the header {store / NAME} is not what was written; the log is kept; put the file back from a copy"
+        ) from None
+    return header
+
+
+def verify_root(header: ChainHeader, root: bytes) -> None:
+    """Raises DamagedError unless the root key is the one that made the header."""
+    if root_signing_key(root, bytes.fromhex(header.salt)).public.hex() != header.root_public:
+        raise DamagedError("the keys and the header of this store belong to different chains; put the right file back")

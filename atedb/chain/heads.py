@@ -1,0 +1,57 @@
+"""The newest head that this machine has seen of each chain, kept outside the store.
+
+Whoever puts an older copy of a store back cannot put this back with it: that is how a rollback is noticed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from atedb.chain.disk import Disk
+from atedb.crypto.hashing import digest
+from atedb.errors import RolledBackError
+
+
+class Head(msgspec.Struct, frozen=True):
+    """A durable batch: its sequence, and its hash in hexadecimal."""
+
+    sequence: int
+    hash: str
+
+
+class RememberedHeads:
+    """A folder with one small file for each chain."""
+
+    def __init__(self, disk: Disk, folder: Path) -> None:
+        self._disk = disk
+        self._folder = folder
+
+    def recall(self, chain_id: bytes) -> Head | None:
+        """The head last remembered. A damaged note is as good as none: it only ever warns."""
+        path = self._folder / chain_id.hex()
+        if not path.exists():
+            return None
+        body, _, mark = self._disk.read_bytes(path).partition(b"\n")
+        if mark != digest(body).hex().encode() + b"\n":
+            return None
+        try:
+            return msgspec.json.decode(body, type=Head)
+        except msgspec.DecodeError:
+            return None
+
+    def remember(self, chain_id: bytes, head: Head) -> None:
+        """Note a head that is on stable storage."""
+        self._disk.make_folder(self._folder)
+        body = msgspec.json.encode(head)
+        self._disk.replace(self._folder / chain_id.hex(), body + b"\n" + digest(body).hex().encode() + b"\n")
+
+
+def rolled_back(seen: Head, found: int) -> RolledBackError:
+    """The error for a chain whose newest batch is `found`, or that has another batch where `seen` was."""
+    return RolledBackError(
+        f"this machine has seen batch {seen.sequence} of this chain, the store ends at {found} or differs: it is an "
+        "older or another copy; nothing was changed; if you restored a backup on purpose, accept it with: "
+        "atefs mount --accept-rollback"
+    )

@@ -1,0 +1,41 @@
+"""One process owns a chain: an advisory lock on the file `lock`, which names its holder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+
+from atedb.chain.disk import translated
+from atedb.errors import InUseError
+
+NAME = "lock"
+
+
+class ChainLock:
+    """Held from construction to `release`, or to the end of the process.
+
+    shared: for readers of a read-only chain, which exclude writers only.
+    """
+
+    def __init__(self, store: Path, *, shared: bool = False) -> None:
+        path = store / NAME
+        try:
+            flags = os.O_RDONLY if shared and path.exists() else os.O_RDWR | os.O_CREAT
+            self._fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise translated(error, f"opening {path}") from error
+        try:
+            fcntl.flock(self._fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(self._fd, 256, 0).decode("utf-8", "replace").strip() or "an unknown process"
+            os.close(self._fd)
+            raise InUseError(f"{store} is in use by {holder}; nothing was changed; see: atefs status") from None
+        if not shared:
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let others have it."""
+        os.close(self._fd)

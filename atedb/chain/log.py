@@ -1,0 +1,172 @@
+"""The log of a chain: numbered segment files, one of them growing.
+
+The log knows frames only as bytes. One thread appends at a time, any may read, and any may wait at the barrier.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+from atedb.chain.disk import Buffer, Disk, File
+from atedb.chain.format import FORMAT_VERSION, SEGMENT_HEADER_SIZE, SegmentHeader
+from atedb.chain.manifest import Manifest, SealedSegment
+from atedb.errors import AteError, DamagedError
+
+FOLDER = "segments"
+SEGMENT_TARGET = 64 << 20
+MAX_OPEN = 64
+
+# Space written as zeros ahead of the log's end: a barrier then flushes data only, and the filesystem's journal is
+# left alone. It doubles every time it is used up by small synced appends, and is not used by large ones.
+ZERO_AHEAD_FIRST = 256 << 10
+ZERO_AHEAD_MOST = 4 << 20
+_ZEROS = bytes(1 << 20)
+
+
+def segment_path(store: Path, number: int) -> Path:
+    """Where segment `number` lies."""
+    return store / FOLDER / f"{number:08d}.seg"
+
+
+class Log:
+    """Append, barrier, read. `end` is where the next frame goes in the active segment."""
+
+    def __init__(self, disk: Disk, store: Path, manifest: Manifest, *, end: int, read_only: bool = False) -> None:
+        self._disk = disk
+        self._store = store
+        self.manifest = manifest
+        self.end = end
+        self.appends = 0
+        self.barriers = 0
+        self._zeroed = end
+        self._zero_ahead = ZERO_AHEAD_FIRST
+        self._since_barrier = 0
+        self._active = disk.open(segment_path(store, manifest.active), writable=not read_only)
+        self._sealed: OrderedDict[int, File] = OrderedDict()
+        self._opening = threading.Lock()
+        self._writing = threading.Lock()
+
+    @classmethod
+    def create(cls, disk: Disk, store: Path, chain_id: bytes) -> Log:
+        """A log with one empty segment."""
+        disk.make_folder(store / FOLDER)
+        _new_segment(disk, store, SegmentHeader(1, chain_id, 1, bytes(32)))
+        manifest = Manifest(FORMAT_VERSION, chain_id.hex(), 1, [])
+        manifest.save(disk, store)
+        return cls(disk, store, manifest, end=SEGMENT_HEADER_SIZE)
+
+    def append(self, frame: Sequence[Buffer], length: int) -> tuple[int, int]:
+        """Write one frame at the end; (segment, offset). On an error nothing of it remains.
+
+        The caller rolls beforehand with `roll_if_full`.
+        """
+        with self._writing:
+            offset = self.end
+            try:
+                self._active.write(frame, offset)
+            except AteError:
+                self._zeroed = offset
+                self._active.truncate(offset)
+                raise
+            self.end = offset + length
+            self._since_barrier += length
+        self.appends += 1
+        return self.manifest.active, offset
+
+    def roll_if_full(self, length: int, *, sequence: int, previous: bytes) -> None:
+        """Start a new segment when `length` more bytes would pass the target size.
+
+        sequence: of the batch that comes next; previous: the hash of the one before it.
+        """
+        if self.end == SEGMENT_HEADER_SIZE or self.end + length <= SEGMENT_TARGET:
+            return
+        self._active.truncate(self.end)
+        self._active.sync()
+        old = self.manifest
+        header = SegmentHeader(old.active + 1, bytes.fromhex(old.chain), sequence, previous)
+        fresh = _new_segment(self._disk, self._store, header)
+        first = old.sealed[-1].last + 1 if old.sealed else 1
+        done = SealedSegment(old.active, first, sequence - 1, self.end, previous.hex())
+        manifest = Manifest(old.format, old.chain, header.number, [*old.sealed, done])
+        manifest.save(self._disk, self._store)
+        with self._writing, self._opening:
+            self._sealed[old.active] = self._active
+            self._active, self.manifest = fresh, manifest
+            self.end = self._zeroed = SEGMENT_HEADER_SIZE
+
+    def barrier(self) -> None:
+        """Return once all that was appended is on stable storage."""
+        with self._writing:
+            small = self._since_barrier < ZERO_AHEAD_FIRST // 4
+            self._since_barrier = 0
+            if small and self._zeroed - self.end < ZERO_AHEAD_FIRST // 8:
+                self._zero()
+            active = self._active
+        active.sync()
+        self.barriers += 1
+
+    def _zero(self) -> None:
+        ahead = min(self._zero_ahead, SEGMENT_TARGET - self.end)
+        if ahead <= 0:
+            return
+        self._zero_ahead = min(self._zero_ahead * 2, ZERO_AHEAD_MOST)
+        start = max(self.end, self._zeroed)
+        stop = self.end + ahead
+        try:
+            while start < stop:
+                piece = _ZEROS[: stop - start]
+                self._active.write([piece], start)
+                start += len(piece)
+        except AteError:
+            return  # a full disk: the log does without
+        self._zeroed = stop
+
+    def read(self, segment: int, offset: int, length: int, *, nowait: bool = False) -> bytearray:
+        """`length` bytes of a segment. Raises DamagedError when they are not there, NotResident if `nowait`."""
+        file = self._file(segment)
+        data = file.read_resident(length, offset) if nowait else file.read(length, offset)
+        if len(data) != length:
+            raise DamagedError(
+                f"segment {segment} ends at {offset + len(data)}, {offset + length} was written; "
+                "the rest of the vault is kept; run: atefs fsck --repair"
+            )
+        return data
+
+    def _file(self, segment: int) -> File:
+        with self._opening:
+            if segment == self.manifest.active:
+                return self._active
+            file = self._sealed.get(segment)
+            if file is None:
+                file = self._disk.open(segment_path(self._store, segment))
+                self._sealed[segment] = file
+                if len(self._sealed) > MAX_OPEN:
+                    self._sealed.popitem(last=False)[1].close()
+            else:
+                self._sealed.move_to_end(segment)
+            return file
+
+    def free_bytes(self) -> int:
+        """What the disk can still take."""
+        return self._disk.free_bytes(self._store)
+
+    def close(self, *, trim: bool) -> None:
+        """Release all files; `trim` gives back what was zeroed ahead."""
+        if trim and self._zeroed > self.end:
+            self._active.truncate(self.end)
+            self._active.sync()
+        for file in (self._active, *self._sealed.values()):
+            file.close()
+
+
+def _new_segment(disk: Disk, store: Path, header: SegmentHeader) -> File:
+    path = segment_path(store, header.number)
+    disk.unlink(path)  # left by a crash between its creation and the manifest that would have named it
+    file = disk.create(path)
+    file.write([header.encode()], 0)
+    file.sync()
+    disk.sync_folder(path.parent)
+    return file

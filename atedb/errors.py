@@ -1,0 +1,126 @@
+"""The one tree of errors, and the one table of exit codes.
+
+Every error says what happened, what was kept, and what to do next. ``errno`` is what a filesystem call
+reports for it; ``exit_code`` is what a command ends with. `docs/guide.md` lists the codes.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+from collections.abc import Callable
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a command ends with. 2 is left to the command-line library (wrong usage)."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    WRONG_SECRET = 3
+    IN_USE = 4
+    NOT_FOUND = 5
+    DAMAGED = 6
+    ROLLED_BACK = 7
+    UNSUPPORTED = 8
+    NO_SPACE = 9
+    READ_ONLY = 10
+    NO_FUSE = 11
+    BUSY = 12
+    EXISTS = 13
+    IO = 14
+
+
+class AteError(Exception):
+    """Root of the tree."""
+
+    errno: int = _errno.EIO
+    exit_code: ExitCode = ExitCode.FAILED
+
+
+class WrongSecretError(AteError):
+    """No key slot opened. The same words whatever the cause, so that nothing is learnt from them."""
+
+    errno = _errno.EACCES
+    exit_code = ExitCode.WRONG_SECRET
+
+
+class InUseError(AteError):
+    """Another process owns the chain."""
+
+    errno = _errno.EBUSY
+    exit_code = ExitCode.IN_USE
+
+
+class StoreNotFoundError(AteError):
+    """There is no store at the place named."""
+
+    errno = _errno.ENOENT
+    exit_code = ExitCode.NOT_FOUND
+
+
+class StoreExistsError(AteError):
+    """A store would have been overwritten."""
+
+    errno = _errno.EEXIST
+    exit_code = ExitCode.EXISTS
+
+
+class DamagedError(AteError):
+    """Bytes that were written and acknowledged are no longer there, or no longer the same."""
+
+    errno = _errno.EIO
+    exit_code = ExitCode.DAMAGED
+
+
+class RolledBackError(DamagedError):
+    """The store is older than what this machine has seen of it."""
+
+    exit_code = ExitCode.ROLLED_BACK
+
+
+class UnsupportedError(AteError):
+    """A format version, cipher suite or feature that this program does not know."""
+
+    errno = _errno.ENOTSUP
+    exit_code = ExitCode.UNSUPPORTED
+
+
+class NoSpaceError(AteError):
+    """The store's disk is full."""
+
+    errno = _errno.ENOSPC
+    exit_code = ExitCode.NO_SPACE
+
+
+class ReadOnlyError(AteError):
+    """The chain cannot be written: the disk, the mount or an earlier failure forbids it."""
+
+    errno = _errno.EROFS
+    exit_code = ExitCode.READ_ONLY
+
+
+class StorageError(AteError):
+    """The operating system failed to read or write the store."""
+
+    errno = _errno.EIO
+    exit_code = ExitCode.IO
+
+
+class LimitError(AteError):
+    """Something is larger than the format allows."""
+
+    errno = _errno.EFBIG
+
+
+class NotResident(AteError):  # noqa: N818 - a signal to try again, not a failure
+    """The bytes wanted are not in memory: run `fetch` in a thread, then try again.
+
+    Raised only to callers that asked not to be blocked.
+    """
+
+    errno = _errno.EAGAIN
+
+    def __init__(self, fetch: Callable[[], None]) -> None:
+        super().__init__("not in memory yet")
+        self.fetch = fetch

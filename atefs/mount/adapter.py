@@ -1,0 +1,43 @@
+"""What a kernel adapter is: the piece between the kernel's requests and the vault.
+
+The driver knows adapters by this interface only, so that several can exist side by side.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from atefs.mount.committer import Committer
+from atefs.mount.loop import RequestLoop
+from atefs.mount.reaper import Reaper
+from atefs.vault.vault import Vault
+
+
+class KernelAdapter(Protocol):
+    """Made with the vault that it serves; lives from `attach` to `detach`."""
+
+    def attach(self, mountpoint: Path, options: frozenset[str]) -> None:
+        """Mount. options: for the kernel (man 8 mount.fuse3). Raises NoFuseError or AteError."""
+
+    async def serve(self) -> None:
+        """Answer requests until the kernel has unmounted, or `stop` was called."""
+
+    def stop(self) -> None:
+        """Make `serve` return. To be called by another task of the same event loop."""
+
+    def detach(self) -> None:
+        """Give up the connection; what is still mounted is unmounted lazily."""
+
+    @property
+    def requests(self) -> int:
+        """How many requests were answered."""
+
+
+class Services(Protocol):
+    """What an adapter needs beside the vault."""
+
+    vault: Vault
+    committer: Committer
+    reaper: Reaper
+    loop: RequestLoop

@@ -1,0 +1,479 @@
+"""The adapter over pyfuse3: requests in, vault calls, attributes out.
+
+Nothing is decided here that the vault could decide. Handlers whose work needs no disk never suspend. Only FUSEError
+may leave a handler: pyfuse3 ends the mount for anything else.
+
+What pyfuse3 3.5 cannot carry (fallocate, SEEK_HOLE, copy_file_range, locks between mounts, O_TMPFILE, ioctl) it
+refuses by itself. Permissions are checked by the kernel (default_permissions), always.
+
+A file handle is (inode number << 1 | open for writing), so that open files cost nothing here; a directory handle is the
+number of a listing.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import logging
+import os
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
+
+from atedb.errors import AteError, ExitCode, NotResident
+from atefs.errors import ExistsError, NotFoundError, StaleError
+from atefs.mount import errnos
+from atefs.mount.committer import Committer
+from atefs.mount.loop import RequestLoop
+from atefs.mount.reaper import Reaper
+from atefs.vault.inode import Attributes, Caller, DirEntry, Inode
+from atefs.vault.vault import Vault
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+TIMEOUT = 86_400.0
+"""Seconds that the kernel may rely on names and attributes: nobody else changes them."""
+ATTRIBUTES_MAX = 65_536
+FETCHES_MAX = 3
+WORKERS_IDLE, WORKERS_MAX = 4, 128
+_WRITING = os.O_WRONLY | os.O_RDWR
+_NO_ATTRIBUTE = FUSEError(pyfuse3.ENOATTR)
+_NO_ACL = FUSEError(errno.EOPNOTSUPP)
+
+
+class NoFuseError(AteError):
+    """The kernel's FUSE device or its helper cannot be used."""
+
+    errno = errno.ENODEV
+    exit_code = ExitCode.NO_FUSE
+
+
+class PyfuseAdapter(pyfuse3.Operations):
+    """One mount. pyfuse3 allows one per process."""
+
+    supports_dot_lookup = True
+    enable_writeback_cache = True
+    enable_acl = False
+
+    def __init__(self, vault: Vault, committer: Committer, reaper: Reaper, loop: RequestLoop) -> None:
+        super().__init__()
+        self._vault = vault
+        self._committer = committer
+        self._reaper = reaper
+        self._loop = loop
+        self._touch = committer.touch
+        self._attributes: dict[int, tuple[int, EntryAttributes]] = {}
+        self._listings: dict[int, _Listing] = {}
+        self._numbers = itertools.count(1)
+        self._nowhere = EntryAttributes()
+        self._nowhere.st_ino = 0
+        self._nowhere.entry_timeout = TIMEOUT
+
+    # -- the adapter interface
+
+    def attach(self, mountpoint: Path, options: frozenset[str]) -> None:
+        wanted = {"default_permissions", "fsname=atefs", "subtype=atefs", *options}
+        pyfuse3.trio = self._loop  # type: ignore[attr-defined]
+        try:
+            pyfuse3.init(self, os.fspath(mountpoint), wanted)
+        except RuntimeError as error:
+            raise NoFuseError(
+                f"the kernel refused to mount {mountpoint} ({error}); the vault is closed and whole; "
+                "see what fuse says: fusermount3 -V; ls -l /dev/fuse"
+            ) from None
+
+    async def serve(self) -> None:
+        await pyfuse3.main(WORKERS_IDLE, WORKERS_MAX)
+
+    def stop(self) -> None:
+        pyfuse3.terminate()
+
+    def detach(self) -> None:
+        pyfuse3.close(unmount=True)
+
+    @property
+    def requests(self) -> int:
+        return self._loop.requests
+
+    # -- what handlers share
+
+    async def _again(self, error: Exception, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`operation` has raised. What it needs is fetched by a thread and it is tried again, or it has failed."""
+        for _ in range(FETCHES_MAX):
+            if not isinstance(error, NotResident):
+                raise FUSEError(errnos.answer(error)) from error
+            try:
+                await self._loop.in_thread(error.fetch)
+                return operation(*args, **kwargs)
+            except Exception as newer:
+                error = newer
+        return self._patiently(operation, *args, **kwargs)
+
+    def _patiently(self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Memory is so short that what was fetched is gone before it is used: read it on the spot."""
+        while True:
+            try:
+                return operation(*args, **kwargs)
+            except NotResident as absent:
+                absent.fetch()
+            except Exception as error:
+                raise FUSEError(errnos.answer(error)) from error
+
+    async def _brake(self) -> None:
+        """More has gathered than memory should hold: wait for a commit."""
+        try:
+            await self._committer.room()
+        except Exception as error:
+            raise FUSEError(errnos.answer(error)) from error
+
+    def _entry(self, inode: Inode) -> EntryAttributes:
+        """The inode's attributes for the kernel, built anew only when it has changed."""
+        known = self._attributes.get(inode.ino)
+        if known is not None and known[0] == inode.stamp:
+            return known[1]
+        entry = EntryAttributes()
+        entry.st_ino = inode.ino
+        entry.generation = inode.generation
+        entry.entry_timeout = entry.attr_timeout = TIMEOUT
+        entry.st_mode = inode.mode
+        entry.st_nlink = inode.nlink
+        entry.st_uid = inode.uid
+        entry.st_gid = inode.gid
+        entry.st_rdev = inode.rdev
+        entry.st_size = inode.size
+        entry.st_blocks = inode.blocks
+        entry.st_atime_ns = inode.atime
+        entry.st_mtime_ns = inode.mtime
+        entry.st_ctime_ns = inode.ctime
+        if len(self._attributes) >= ATTRIBUTES_MAX:
+            self._attributes.clear()
+        self._attributes[inode.ino] = inode.stamp, entry
+        return entry
+
+    def _known(self, inode: Inode) -> EntryAttributes:
+        """As `_entry`, for an answer after which the kernel knows the inode once more."""
+        self._vault.remember(inode.ino)
+        return self._entry(inode)
+
+    # -- names
+
+    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        try:
+            inode = self._find(parent_inode, name)
+        except NotFoundError:
+            return self._nowhere
+        except Exception as error:
+            try:
+                inode = await self._again(error, self._find, parent_inode, name)
+            except FUSEError as refused:
+                if refused.errno != errno.ENOENT:
+                    raise
+                return self._nowhere
+        return self._known(inode)
+
+    def _find(self, parent: int, name: bytes) -> Inode:
+        if name == b".":
+            return self._vault.getattr(parent)
+        if name == b"..":
+            return self._vault.getattr(self._vault.getattr(parent).parent)
+        return self._vault.lookup(parent, name)
+
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        caller = Caller(ctx.uid, ctx.gid, ctx.umask)
+        return await self._make(self._vault.mknod, parent_inode, name, mode, rdev, caller)
+
+    async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        return await self._make(self._vault.mkdir, parent_inode, name, mode, Caller(ctx.uid, ctx.gid, ctx.umask))
+
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        return await self._make(self._vault.symlink, parent_inode, name, target, Caller(ctx.uid, ctx.gid, ctx.umask))
+
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        return await self._make(self._vault.link, inode, new_parent_inode, new_name)
+
+    async def _make(self, operation: Callable[P, Inode], *args: P.args, **kwargs: P.kwargs) -> EntryAttributes:
+        if self._committer.full:
+            await self._brake()
+        try:
+            inode = operation(*args, **kwargs)
+        except Exception as error:
+            inode = await self._again(error, operation, *args, **kwargs)
+        self._touch()
+        return self._known(inode)
+
+    async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        try:
+            self._vault.unlink(parent_inode, name)
+        except Exception as error:
+            await self._again(error, self._vault.unlink, parent_inode, name)
+        self._touch()
+
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        try:
+            self._vault.rmdir(parent_inode, name)
+        except Exception as error:
+            await self._again(error, self._vault.rmdir, parent_inode, name)
+        self._touch()
+
+    async def rename(
+        self, parent_inode_old: int, name_old: bytes, parent_inode_new: int, name_new: bytes,
+        flags: int, ctx: RequestContext,
+    ) -> None:  # fmt: skip
+        try:
+            self._vault.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+        except Exception as error:
+            await self._again(
+                error, self._vault.rename, parent_inode_old, name_old, parent_inode_new, name_new, flags
+            )
+        self._touch()
+
+    async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        try:
+            return self._vault.readlink(inode)
+        except Exception as error:
+            return await self._again(error, self._vault.readlink, inode)
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        for ino, count in inode_list:
+            try:
+                self._vault.forget(ino, count)
+            except Exception as error:
+                errnos.answer(error)
+            self._attributes.pop(ino, None)
+        self._reaper.tell()
+
+    # -- attributes
+
+    async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        try:
+            return self._entry(self._vault.getattr(inode))
+        except Exception as error:
+            return self._entry(await self._again(error, self._vault.getattr, inode))
+
+    async def setattr(
+        self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        wanted = Attributes(
+            attr.st_mode if fields.update_mode else None,
+            attr.st_uid if fields.update_uid else None,
+            attr.st_gid if fields.update_gid else None,
+            attr.st_size if fields.update_size else None,
+            attr.st_atime_ns if fields.update_atime else None,
+            attr.st_mtime_ns if fields.update_mtime else None,
+            attr.st_ctime_ns if fields.update_ctime else None,
+        )
+        try:
+            changed = self._vault.setattr(inode, wanted)
+        except Exception as error:
+            changed = await self._again(error, self._vault.setattr, inode, wanted)
+        self._touch()
+        return self._entry(changed)
+
+    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        if name.startswith(b"system.posix_acl_"):
+            raise _NO_ACL
+        try:
+            attributes = self._vault.getattr(inode).xattrs
+        except Exception as error:
+            attributes = (await self._again(error, self._vault.getattr, inode)).xattrs
+        value = attributes.get(name) if attributes else None
+        if value is None:
+            raise _NO_ATTRIBUTE
+        return value
+
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        if name.startswith(b"system."):
+            raise _NO_ACL
+        try:
+            self._vault.setxattr(inode, name, value)
+        except Exception as error:
+            await self._again(error, self._vault.setxattr, inode, name, value)
+        self._touch()
+
+    async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
+        try:
+            return self._vault.listxattr(inode)
+        except Exception as error:
+            return await self._again(error, self._vault.listxattr, inode)
+
+    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        try:
+            self._vault.removexattr(inode, name)
+        except Exception as error:
+            await self._again(error, self._vault.removexattr, inode, name)
+        self._touch()
+
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        try:
+            now = self._vault.statfs()
+        except Exception as error:
+            now = await self._again(error, self._vault.statfs)
+        answer = StatvfsData()
+        answer.f_bsize = answer.f_frsize = now.bsize
+        answer.f_blocks, answer.f_bfree, answer.f_bavail = now.total, now.free, now.available
+        answer.f_files, answer.f_ffree, answer.f_favail = now.files, now.files_free, now.files_free
+        answer.f_namemax = now.namemax
+        return answer
+
+    # -- files
+
+    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        if flags & os.O_TRUNC:
+            await self._truncate(inode)
+        return self._opened(inode, flags)
+
+    async def _truncate(self, ino: int) -> None:
+        empty = Attributes(size=0)
+        try:
+            self._vault.setattr(ino, empty)
+        except Exception as error:
+            await self._again(error, self._vault.setattr, ino, empty)
+        self._touch()
+
+    def _opened(self, ino: int, flags: int) -> FileInfo:
+        if flags & _WRITING:
+            self._committer.writers += 1
+            return FileInfo(fh=ino << 1 | 1)
+        return FileInfo(fh=ino << 1)
+
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        if self._committer.full:
+            await self._brake()
+        args = (parent_inode, name, mode | stat.S_IFREG, 0, Caller(ctx.uid, ctx.gid, ctx.umask))
+        try:
+            inode = self._vault.mknod(*args)
+        except ExistsError as error:
+            if flags & os.O_EXCL:
+                raise FUSEError(errnos.answer(error)) from error
+            inode = await self._there_already(parent_inode, name, flags)
+        except Exception as error:
+            inode = await self._again(error, self._vault.mknod, *args)
+        self._touch()
+        return self._opened(inode.ino, flags), self._known(inode)
+
+    async def _there_already(self, parent: int, name: bytes, flags: int) -> Inode:
+        """The kernel believed that the name was free, and somebody else has taken it since."""
+        try:
+            inode = self._vault.lookup(parent, name)
+        except Exception as error:
+            inode = await self._again(error, self._vault.lookup, parent, name)
+        if flags & os.O_TRUNC:
+            await self._truncate(inode.ino)
+        return inode
+
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        try:
+            return self._vault.read(fh >> 1, off, size)
+        except Exception as error:
+            return await self._again(error, self._vault.read, fh >> 1, off, size)
+
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        if self._committer.full:
+            await self._brake()
+        try:
+            count = self._vault.write(fh >> 1, off, buf)
+        except Exception as error:
+            count = await self._again(error, self._vault.write, fh >> 1, off, buf)
+        self._touch()
+        return count
+
+    async def flush(self, fh: int) -> None:
+        if fh & 1:
+            try:
+                self._committer.check()
+            except Exception as error:
+                raise FUSEError(errnos.answer(error)) from error
+
+    async def release(self, fh: int) -> None:
+        if fh & 1:
+            self._committer.writers -= 1
+
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        try:
+            await self._committer.sync()
+        except Exception as error:
+            raise FUSEError(errnos.answer(error)) from error
+
+    # -- directories
+
+    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        number = next(self._numbers)
+        self._listings[number] = _Listing(inode)
+        return number
+
+    async def releasedir(self, fh: int) -> None:
+        self._listings.pop(fh, None)
+
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self.fsync(fh, datasync)
+
+    async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
+        listing = self._listings[fh]
+        if start_id == 0 or listing.entries is None:
+            try:
+                listing.take(self._vault)
+            except Exception as error:
+                await self._again(error, listing.take, self._vault)
+        assert listing.entries is not None
+        for position in range(start_id, len(listing.entries)):
+            entry = listing.entries[position]
+            try:
+                inode = listing.current(self._vault, entry)
+            except Exception as error:
+                try:
+                    inode = await self._again(error, listing.current, self._vault, entry)
+                except FUSEError as refused:
+                    if refused.errno != errno.ENOENT:
+                        raise
+                    inode = None
+            if inode is None:
+                continue
+            if not pyfuse3.readdir_reply(token, entry.name, self._entry(inode), position + 1):
+                return
+            if entry.name not in (b".", b".."):
+                self._vault.remember(inode.ino)
+
+
+class _Listing:
+    """An open directory: what it held when reading it began. A position is an index, so that it stays good."""
+
+    __slots__ = ("entries", "ino", "stamp")
+
+    def __init__(self, ino: int) -> None:
+        self.ino = ino
+        self.stamp = -1
+        self.entries: list[DirEntry] | None = None
+
+    def take(self, vault: Vault) -> None:
+        """Look anew. In the order of inode numbers, which is about that of the log."""
+        entries = sorted(vault.readdir(self.ino), key=lambda entry: entry.ino)
+        self.stamp = vault.getattr(self.ino).stamp
+        self.entries = entries
+
+    def current(self, vault: Vault, entry: DirEntry) -> Inode | None:
+        """The entry's inode; None when the name is gone, or names something else, since the listing was taken.
+
+        The kernel enters what it is told into its cache of names: an entry that is gone would live on there.
+        """
+        if entry.name in (b".", b"..") or vault.getattr(self.ino).stamp == self.stamp:
+            return vault.getattr(entry.ino)
+        try:
+            inode = vault.lookup(self.ino, entry.name)
+        except (NotFoundError, StaleError):
+            return None
+        return inode if inode.ino == entry.ino else None

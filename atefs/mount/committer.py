@@ -1,0 +1,286 @@
+"""When what the vault holds in memory goes to the log, and who waits for it.
+
+Everything is committed INTERVAL seconds after it was done, or when COMMIT_BYTES of it have gathered. Whoever calls
+fsync waits for a commit and a barrier: alone and small, both are done on the spot; several at once share one of each.
+A big commit is sealed and written by a thread, while requests are answered and new state gathers behind it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+
+import trio
+
+from atedb.chain.chain import Chain
+from atedb.errors import AteError, NoSpaceError, NotResident
+from atefs.mount.loop import RequestLoop
+from atefs.vault.vault import Frozen, Vault
+
+log = logging.getLogger(__name__)
+
+MIB = 1 << 20
+INTERVAL = 4.0
+"""Seconds; with the time that writing takes, what was done is in the log within five."""
+COMMIT_BYTES = 16 * MIB
+COMMIT_OBJECTS = 20_000
+INLINE_BYTES = MIB
+INLINE_BARRIER = 1e-3
+BRAKE_BYTES = 128 * MIB
+BRAKE_OBJECTS = 100_000
+
+
+class _Round:
+    """One commit with its barrier, and those who wait for it."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.waiters = 0
+        self.error: Exception | None = None
+
+
+class Committer:
+    """The one place that commits while a vault is mounted.
+
+    write_back: has the kernel hand over the pages that it caches of files open for writing; awaited before a
+    commit that time asked for. `writers` is how many files are open for writing.
+    """
+
+    def __init__(
+        self, vault: Vault, chain: Chain, loop: RequestLoop, write_back: Callable[[], Awaitable[None]], clock: Callable[[], float] = trio.current_time
+    ) -> None:
+        self._vault = vault
+        self._chain = chain
+        self._loop = loop
+        self._write_back = write_back
+        self._clock = clock
+        self._armed: float | None = None
+        self._hurried = False
+        self._alarm = trio.Event()
+        self._round = _Round()
+        self._busy = False
+        self._flight = 0
+        self._barrier_mean = 0.0
+        self._checkpointing = False
+        self.writers = 0
+        self.error: Exception | None = None
+        self.commits = 0
+        self.slowest = 0.0
+
+    # What requests see
+
+    def touch(self) -> None:
+        """Something was changed. Called after every request that changes anything, so it must cost next to nothing."""
+        if self._armed is None:
+            self._armed = self._clock() + INTERVAL
+            self._alarm.set()
+        vault = self._vault
+        if (vault.dirty_bytes >= COMMIT_BYTES or vault.dirty_objects >= COMMIT_OBJECTS) and not self._hurried:
+            self._hurried = True
+            self._alarm.set()
+
+    @property
+    def full(self) -> bool:
+        """Whether more has gathered than memory should hold: the next writer has to wait for `room`."""
+        vault = self._vault
+        return vault.dirty_bytes + self._flight > BRAKE_BYTES or vault.dirty_objects > BRAKE_OBJECTS
+
+    async def room(self) -> None:
+        """Wait until there is room for more. Raises what the commit failed with, if it made none."""
+        while self.full:
+            await self._next_round()
+
+    def check(self) -> None:
+        """Raise what stands in the way of keeping what was written: at close, at the latest, its writer learns of it."""
+        if self.error is not None:
+            raise self.error
+
+    async def sync(self) -> None:
+        """Return when everything done before this call is on stable storage. Raises AteError if it is not."""
+        if self._busy or self._round.waiters or self._vault.dirty_bytes > INLINE_BYTES:
+            await self._next_round()
+        elif self._barrier_mean > INLINE_BARRIER or self._loop.pending():
+            await self._next_round()
+        else:
+            self._sync_inline()
+
+    async def _next_round(self) -> None:
+        round_ = self._round
+        round_.waiters += 1
+        self._alarm.set()
+        self._loop.pass_on()
+        await round_.done.wait()
+        if round_.error is not None:
+            raise round_.error
+
+    def _sync_inline(self) -> None:
+        """Commit and barrier on the spot; what takes a thread after all goes the long way at the next call."""
+        try:
+            frozen = self._freeze_blocking()
+            if frozen is not None:
+                self._write_inline(frozen)
+            if self._chain.durable < self._chain.written:
+                self._barrier()
+        except Exception as error:
+            self._failed(error)
+            raise
+        self._succeeded()
+
+    # The task
+
+    async def run(self) -> None:
+        """Commit whenever it is due, for ever."""
+        while True:
+            await self._until_due()
+            await self._turn(timed=not self._round.waiters and not self._hurried)
+
+    async def _until_due(self) -> None:
+        while not (self._round.waiters or self._hurried):
+            self._alarm = trio.Event()
+            due = self._armed
+            if due is None and self.writers:
+                due = self._armed = self._clock() + INTERVAL
+            if due is not None and self._clock() >= due:
+                return
+            with trio.move_on_at(due if due is not None else float("inf")):
+                await self._alarm.wait()
+
+    async def _turn(self, timed: bool) -> None:
+        """One commit of all that is dirty, its barrier if anybody or the clock asked for one, its checkpoint if due."""
+        if timed and self.writers:
+            await self._write_back()
+        self._busy = True
+        round_, self._round = self._round, _Round()
+        self._hurried = False
+        self._armed = None
+        try:
+            await self._commit()
+            if (round_.waiters or timed) and self._chain.durable < self._chain.written:
+                await self._barrier_somewhere(hasty=bool(round_.waiters))
+        except Exception as error:
+            self._failed(error)
+            round_.error = error
+            self._armed = self._clock() + INTERVAL
+        else:
+            self._succeeded()
+        finally:
+            self._busy = False
+            round_.done.set()
+        await self._checkpoint()
+
+    async def finish(self, progress: Callable[[int], None] = lambda _left: None) -> None:
+        """Everything to stable storage; progress is told how many bytes are left. Raises AteError.
+
+        May be called while `run` is going on, or after it has ended.
+        """
+        while self._busy:
+            await self._next_round()
+        progress(self._vault.dirty_bytes)
+        self._busy = True
+        try:
+            while await self._commit():
+                progress(self._vault.dirty_bytes)
+            await self._barrier_somewhere(hasty=False)
+        finally:
+            self._busy = False
+            round_, self._round = self._round, _Round()
+            round_.done.set()
+
+    # Steps
+
+    async def _commit(self) -> bool:
+        """Commit what is dirty now. False: nothing was."""
+        frozen = await self._freeze()
+        if frozen is None:
+            return False
+        size = self._flight
+        if size <= INLINE_BYTES:
+            self._write_inline(frozen)
+            return True
+        batch = self._chain.prepare(frozen.changes)
+        start = perf_counter()
+        try:
+            with self._loop.elsewhere():
+                await trio.to_thread.run_sync(self._chain.write, batch)
+        except BaseException:
+            self._chain.abandon(batch)
+            self._thaw(frozen)
+            raise
+        self._chain.settle(batch)
+        self._settled(frozen, start)
+        return True
+
+    def _write_inline(self, frozen: Frozen) -> None:
+        batch = self._chain.prepare(frozen.changes)
+        start = perf_counter()
+        try:
+            self._chain.write(batch)
+        except BaseException:
+            self._chain.abandon(batch)
+            self._thaw(frozen)
+            raise
+        self._chain.settle(batch)
+        self._settled(frozen, start)
+
+    def _settled(self, frozen: Frozen, start: float) -> None:
+        self._vault.settled(frozen)
+        self._flight = 0
+        self.commits += 1
+        self.slowest = max(self.slowest, perf_counter() - start)
+
+    def _thaw(self, frozen: Frozen) -> None:
+        self._vault.thaw(frozen)
+        self._flight = 0
+
+    async def _freeze(self) -> Frozen | None:
+        """A consistent cut of what is dirty. What has to be read for it is fetched by a thread."""
+        for _ in range(64):
+            try:
+                return self._frozen()
+            except NotResident as absent:
+                await self._loop.in_thread(absent.fetch)
+        return self._freeze_blocking()
+
+    def _freeze_blocking(self) -> Frozen | None:
+        while True:
+            try:
+                return self._frozen()
+            except NotResident as absent:
+                absent.fetch()
+
+    def _frozen(self) -> Frozen | None:
+        before = self._vault.dirty_bytes
+        frozen = self._vault.freeze()
+        self._flight = before if frozen is not None else 0
+        return frozen
+
+    def _barrier(self) -> None:
+        start = perf_counter()
+        self._chain.barrier()
+        self._barrier_mean += ((perf_counter() - start) - self._barrier_mean) / 8
+
+    async def _barrier_somewhere(self, hasty: bool) -> None:
+        """In a thread, unless somebody waits for it and the disk is quick enough to do it on the spot."""
+        if hasty and self._barrier_mean <= INLINE_BARRIER:
+            self._barrier()
+        else:
+            with self._loop.elsewhere():
+                await trio.to_thread.run_sync(self._barrier)
+
+    async def _checkpoint(self) -> None:
+        if self._chain.failed is None and self._chain.checkpoint_due():
+            with self._loop.elsewhere():
+                await trio.to_thread.run_sync(self._chain.checkpoint)
+
+    def _failed(self, error: Exception) -> None:
+        """Remember it for close and fsync, and say it once."""
+        if type(error) is not type(self.error):
+            kept = "it is kept in memory and tried again" if isinstance(error, NoSpaceError) else "what was synced before is safe"
+            log.error("a commit failed: %s; %s", error, kept, exc_info=None if isinstance(error, AteError) else error)
+        self.error = error
+
+    def _succeeded(self) -> None:
+        if self.error is not None and self._chain.failed is None:
+            log.info("commits succeed again")
+            self.error = None

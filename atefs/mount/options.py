@@ -1,0 +1,74 @@
+"""Mount options: what `-o` and /etc/fstab say (man 8 mount, man 8 mount.fuse3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from atedb.errors import AteError, ExitCode
+
+_IGNORED = frozenset(
+    "defaults auto noauto nofail fail _netdev user nouser users owner group exec dev suid async "
+    "relatime strictatime default_permissions".split()
+)
+"""For mount(8), systemd or the kernel alone; or what a vault does in any case."""
+_KERNEL = frozenset("nosuid nodev noexec noatime nodiratime sync dirsync".split())
+"""Handed on to the kernel as they are."""
+_SWITCHES = {
+    "ro": ("read_only", True),
+    "rw": ("read_only", False),
+    "allow_other": ("allow_other", True),
+    "nonempty": ("nonempty", True),
+    "accept_rollback": ("accept_rollback", True),
+}
+_PATHS = {
+    "passphrase-file": "passphrase_file",
+    "passphrase_file": "passphrase_file",
+    "key-file": "key_file",
+    "key_file": "key_file",
+    "log-file": "log_file",
+}
+
+
+class OptionError(AteError):
+    """A mount option that is not known, or a value it cannot have."""
+
+    exit_code = ExitCode.USAGE
+
+
+@dataclass(frozen=True)
+class MountOptions:
+    """How a vault is to be mounted."""
+
+    read_only: bool = False
+    allow_other: bool = False
+    nonempty: bool = False
+    accept_rollback: bool = False
+    passphrase_file: Path | None = None
+    key_file: Path | None = None
+    log_file: Path | None = None
+    kernel: frozenset[str] = field(default_factory=frozenset)
+
+
+def parse(texts: list[str] | tuple[str, ...], base: MountOptions | None = None) -> MountOptions:
+    """The options named by comma-separated lists, the later one winning, over those of `base`.
+
+    "x-…" and "comment=…" are comments (man 5 fstab). Raises OptionError for an option that is not known.
+    """
+    options = base or MountOptions()
+    kernel = set(options.kernel)
+    for item in (item for text in texts for item in text.split(",") if item):
+        name, equals, value = item.partition("=")
+        if item in _SWITCHES:
+            attribute, on = _SWITCHES[item]
+            options = replace(options, **{attribute: on})  # type: ignore[arg-type]
+        elif equals and name in _PATHS:
+            options = replace(options, **{_PATHS[name]: Path(value)})  # type: ignore[arg-type]
+        elif item in _KERNEL:
+            kernel.add(item)
+        elif item not in _IGNORED and not name.startswith(("x-", "X-")) and name != "comment":
+            raise OptionError(
+                f"mount option {item!r} is not known; nothing was mounted. "
+                "The options are listed by: atefs mount --help"
+            )
+    return replace(options, kernel=frozenset(kernel))

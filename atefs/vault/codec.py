@@ -1,0 +1,279 @@
+"""How the vault's objects look inside the chain: a kind byte, then MessagePack arrays (docs/formats.md).
+
+Fields are only ever added at the end of an array, with a default, so that older bodies stay readable.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Protocol
+
+import msgspec
+
+from atedb.chain.event import Change, Lane, Term, TermsOf
+from atedb.errors import DamagedError
+from atefs.vault.inode import DirEntry, Inode
+from atefs.vault.layout import BlockMap, Layout, Patch, RegionMap
+from atefs.vault.limits import BLOCK, COMPRESS_MIN, ROOT_INO
+
+SUPERBLOCK, INODE, ENTRY, MAP, CONTENT = b"S", b"I", b"E", b"M", b"B"
+DIRECTORY, ORPHANS = b"D", b"O"
+FORMAT = 1
+
+u64 = struct.Struct("<Q").pack
+_slot = struct.Struct("<H").pack
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Keys(Protocol):
+    """Whoever can name objects and sets: a chain, or its key ring."""
+
+    def object_key(self, kind: bytes, *parts: bytes) -> bytes: ...
+
+    def group_key(self, kind: bytes, *parts: bytes) -> bytes: ...
+
+
+class SuperblockRecord(msgspec.Struct, array_like=True, gc=False):
+    """next_ino: no inode number from here on has ever been used. quota: bytes, 0 for none. created: ns."""
+
+    format: int
+    created: int
+    root: int
+    next_ino: int
+    quota: int
+    block: int
+
+
+class MapRecord(msgspec.Struct, array_like=True, gc=False):
+    """full: bitmap of complete blocks. partial: (index, base length, patches as (offset, length, slot))."""
+
+    full: int
+    partial: list[tuple[int, int, list[tuple[int, int, int]]]]
+
+
+class LayoutRecord(msgspec.Struct, array_like=True, gc=False):
+    """As `layout.Layout`."""
+
+    first: MapRecord
+    ranges: list[tuple[int, int]]
+    doomed: list[tuple[int, int]] | None
+
+
+class InodeRecord(msgspec.Struct, array_like=True, gc=False):
+    """As `inode.Inode`. data: content or link target when it is inline."""
+
+    ino: int
+    mode: int
+    uid: int
+    gid: int
+    nlink: int
+    size: int
+    blocks: int
+    atime: int
+    mtime: int
+    ctime: int
+    btime: int
+    rdev: int
+    flags: int
+    generation: int
+    parent: int
+    xattrs: dict[bytes, bytes] | None
+    data: bytes | None
+    layout: LayoutRecord | None
+
+
+class EntryRecord(msgspec.Struct, array_like=True, gc=False):
+    """One name in one directory. type: mode >> 12."""
+
+    parent: int
+    name: bytes
+    ino: int
+    type: int
+
+
+_decode_superblock = msgspec.msgpack.Decoder(SuperblockRecord).decode
+_decode_inode = msgspec.msgpack.Decoder(InodeRecord).decode
+_decode_entry = msgspec.msgpack.Decoder(EntryRecord).decode
+_decode_map = msgspec.msgpack.Decoder(MapRecord).decode
+_decode_row = msgspec.msgpack.Decoder(DirEntry).decode
+_decode_ino = msgspec.msgpack.Decoder(int).decode
+
+
+def _payload(body: bytes, kind: bytes, what: str) -> memoryview:
+    if body[:1] != kind:
+        raise DamagedError(f"The object that should be {what} is of another kind. Run: atefs fsck")
+    return memoryview(body)[1:]
+
+
+# Keys
+
+
+def superblock_key(keys: Keys) -> bytes:
+    return keys.object_key(SUPERBLOCK)
+
+
+def inode_key(keys: Keys, ino: int) -> bytes:
+    return keys.object_key(INODE, u64(ino))
+
+
+def entry_key(keys: Keys, parent: int, name: bytes) -> bytes:
+    return keys.object_key(ENTRY, u64(parent), name)
+
+
+def map_key(keys: Keys, ino: int, region: int) -> bytes:
+    return keys.object_key(MAP, u64(ino), u64(region))
+
+
+def block_key(keys: Keys, ino: int, block: int, slot: int) -> bytes:
+    return keys.object_key(CONTENT, u64(ino), u64(block), _slot(slot))
+
+
+def directory_group(keys: Keys, ino: int) -> bytes:
+    return keys.group_key(DIRECTORY, u64(ino))
+
+
+def orphans_group(keys: Keys) -> bytes:
+    return keys.group_key(ORPHANS)
+
+
+# Superblock
+
+
+def superblock_change(keys: Keys, created: int, next_ino: int, quota: int) -> Change:
+    record = SuperblockRecord(FORMAT, created, ROOT_INO, next_ino, quota, BLOCK)
+    return Change(superblock_key(keys), Lane.META, SUPERBLOCK + _encode(record))
+
+
+def decode_superblock(body: bytes) -> SuperblockRecord:
+    return _decode_superblock(_payload(body, SUPERBLOCK, "the superblock"))
+
+
+# Inodes
+
+
+def inode_change(keys: Keys, inode: Inode, orphans: bytes) -> Change:
+    """The inode as it is now. orphans: the group of those that wait to be reaped."""
+    layout = inode.layout
+    data = inode.data if inode.inline else None
+    record = InodeRecord(
+        inode.ino, inode.mode, inode.uid, inode.gid, inode.nlink, inode.size, inode.blocks,
+        inode.atime, inode.mtime, inode.ctime, inode.btime, inode.rdev, inode.flags, inode.generation,
+        inode.parent, inode.xattrs, data, None if layout is None else _layout_record(layout),
+    )  # fmt: skip
+    terms = _orphan_terms(orphans, inode.key, inode.ino, inode.nlink, layout.doomed if layout else None)
+    compress = data is not None and len(data) > COMPRESS_MIN
+    return Change(inode.key, Lane.META, INODE + _encode(record), False, compress, terms)
+
+
+def decode_inode(keys: Keys, body: bytes) -> Inode:
+    record = _decode_inode(_payload(body, INODE, "an inode"))
+    layout = None
+    if record.layout is not None:
+        stored = record.layout
+        layout = Layout(_region_map(stored.first), stored.ranges, stored.doomed)
+    return Inode(
+        record.ino, record.mode, record.uid, record.gid, record.nlink, record.size, record.blocks,
+        record.atime, record.mtime, record.ctime, record.btime, record.rdev, record.flags, record.generation,
+        record.parent, record.xattrs, inline=record.data is not None, data=record.data, layout=layout, stored=True,
+        listed=record.nlink == 0 or (layout is not None and layout.doomed is not None),
+        key=inode_key(keys, record.ino),
+    )  # fmt: skip
+
+
+def inode_tombstone(keys: Keys, ino: int, listed: bool) -> Change:
+    """listed: the inode may stand in the set of orphans; the epitaph then says which one to take out."""
+    key = inode_key(keys, ino)
+    if not listed:
+        return Change(key, Lane.META, b"", True)
+    return Change(key, Lane.META, INODE + _encode(ino), True, False, (Term(orphans_group(keys), key, None),))
+
+
+def _orphan_terms(group: bytes, key: bytes, ino: int, nlink: int, doomed: object) -> tuple[Term, ...]:
+    """An inode waits to be reaped while it has no name, or has content that is no longer its own.
+
+    `doomed` stays an empty list for good once it was not: what is to happen to the set must follow from this body
+    alone, whichever earlier bodies of the inode were coalesced away.
+    """
+    if nlink == 0 or doomed:
+        return (Term(group, key, _encode(ino)),)
+    return (Term(group, key, None),) if doomed is not None else ()
+
+
+def decode_orphan(value: bytes) -> int:
+    """The inode number that a row of the orphans set holds."""
+    return _decode_ino(value)
+
+
+# Directory entries
+
+
+def entry_change(keys: Keys, group: bytes, parent: int, name: bytes, ino: int, kind: int, gone: bool) -> Change:
+    """group: `directory_group` of the parent. gone: the entry is taken out; its last state is the epitaph."""
+    key = entry_key(keys, parent, name)
+    term = Term(group, key, None if gone else _encode((name, ino, kind)))
+    return Change(key, Lane.META, ENTRY + _encode(EntryRecord(parent, name, ino, kind)), gone, False, (term,))
+
+
+def decode_entry(body: bytes) -> EntryRecord:
+    return _decode_entry(_payload(body, ENTRY, "a directory entry"))
+
+
+def decode_row(value: bytes) -> DirEntry:
+    """One row of a directory's listing."""
+    return _decode_row(value)
+
+
+# Maps
+
+
+def map_change(keys: Keys, ino: int, region: int, region_map: RegionMap) -> Change:
+    return Change(map_key(keys, ino, region), Lane.META, MAP + _encode(_map_record(region_map)))
+
+
+def decode_map(body: bytes) -> RegionMap:
+    return _region_map(_decode_map(_payload(body, MAP, "a block map")))
+
+
+def _map_record(region_map: RegionMap) -> MapRecord:
+    partial = [(index, block.base, list(block.patches)) for index, block in sorted(region_map.partial.items())]
+    return MapRecord(region_map.full, partial)
+
+
+def _region_map(record: MapRecord) -> RegionMap:
+    partial = {
+        index: BlockMap(base, tuple(Patch(*patch) for patch in patches)) for index, base, patches in record.partial
+    }
+    return RegionMap(record.full, partial, True)
+
+
+def _layout_record(layout: Layout) -> LayoutRecord | None:
+    if layout.first.empty() and not layout.ranges and layout.doomed is None:
+        return None
+    return LayoutRecord(_map_record(layout.first), layout.ranges, layout.doomed)
+
+
+# What the view derives
+
+
+def terms_of(keys: Keys) -> TermsOf:
+    """The function that tells a chain which rows follow from a META event, when its view is rebuilt from the log.
+
+    keys: names objects and sets; usually the chain's key ring.
+    """
+    orphans = orphans_group(keys)
+
+    def terms(tombstone: bool, body: bytes) -> tuple[Term, ...]:
+        kind = body[:1]
+        if kind == ENTRY:
+            record = decode_entry(body)
+            group = directory_group(keys, record.parent)
+            return entry_change(keys, group, record.parent, record.name, record.ino, record.type, tombstone).terms
+        if kind == INODE and tombstone:
+            return (Term(orphans, inode_key(keys, _decode_ino(memoryview(body)[1:])), None),)
+        if kind == INODE:
+            inode = _decode_inode(memoryview(body)[1:])
+            doomed = inode.layout.doomed if inode.layout else None
+            return _orphan_terms(orphans, inode_key(keys, inode.ino), inode.ino, inode.nlink, doomed)
+        return ()
+
+    return terms

@@ -1,0 +1,127 @@
+"""Which blocks of a file exist, and of which objects each consists.
+
+A file's content is cut into blocks, 64 blocks make a region, and each region has a map. Only what exists is listed
+anywhere: the cost of every operation follows what was written, never a file's length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from atefs.vault.extents import DirtyBlock
+from atefs.vault.limits import BLOCK, PAGE, REGION_BLOCKS
+from atefs.vault.ranges import Ranges
+
+
+class Patch(NamedTuple):
+    """A small overwrite, an object of its own. Of that object's bytes the first `length` count."""
+
+    offset: int
+    length: int
+    slot: int
+
+
+class BlockMap(NamedTuple):
+    """One block: the first `base` bytes of its base object (slot 0; 0: there is none), then patches, oldest first."""
+
+    base: int
+    patches: tuple[Patch, ...] = ()
+
+    @property
+    def end(self) -> int:
+        """Where the block's data end; from there on it reads as zeros."""
+        end = self.base
+        for offset, length, _ in self.patches:
+            end = max(end, offset + length)
+        return end
+
+    def slots(self) -> Iterator[int]:
+        """The slots whose objects exist."""
+        if self.base:
+            yield 0
+        for patch in self.patches:
+            yield patch.slot
+
+    def shortened(self, limit: int) -> BlockMap:
+        """The same block without what lies at or beyond `limit`."""
+        patches = tuple(
+            Patch(offset, min(length, limit - offset), slot) for offset, length, slot in self.patches if offset < limit
+        )
+        return BlockMap(min(self.base, limit), patches)
+
+
+FULL = BlockMap(BLOCK)
+
+
+def sectors(end: int) -> int:
+    """What a block whose data end at `end` counts in st_blocks (units of 512 bytes)."""
+    return (end + PAGE - 1) // PAGE * (PAGE // 512)
+
+
+class RegionMap(msgspec.Struct, eq=False, gc=False):
+    """The blocks of one region, by their index in it.
+
+    full: bit i set: block i is complete and unpatched. partial: all others that exist. stored: the chain has this
+    map, or will once the commit in flight has settled (region 0's is in the inode).
+    """
+
+    full: int = 0
+    partial: dict[int, BlockMap] = {}
+    stored: bool = False
+
+    def get(self, index: int) -> BlockMap | None:
+        if self.full >> index & 1:
+            return FULL
+        return self.partial.get(index)
+
+    def end(self, index: int) -> int:
+        """Where the data of a block end; 0: there is no such block."""
+        if self.full >> index & 1:
+            return BLOCK
+        block = self.partial.get(index)
+        return block.end if block is not None else 0
+
+    def put(self, index: int, block: BlockMap) -> None:
+        if block == FULL:
+            self.full |= 1 << index
+            self.partial.pop(index, None)
+        else:
+            self.full &= ~(1 << index)
+            self.partial[index] = block
+
+    def drop(self, index: int) -> None:
+        self.full &= ~(1 << index)
+        self.partial.pop(index, None)
+
+    def empty(self) -> bool:
+        return not self.full and not self.partial
+
+    def blocks(self) -> list[tuple[int, BlockMap]]:
+        """All that exist, in order."""
+        found = [(index, FULL) for index in range(REGION_BLOCKS) if self.full >> index & 1]
+        return sorted(found + list(self.partial.items()))
+
+    def sectors(self) -> int:
+        return self.full.bit_count() * sectors(BLOCK) + sum(sectors(block.end) for block in self.partial.values())
+
+
+class Layout(msgspec.Struct, eq=False, gc=False):
+    """Where one file's content lives.
+
+    first: the map of region 0. ranges: the other regions that have a map. doomed: regions whose objects are no
+    longer content and wait to be deleted; None: there never were any. dirty_maps: maps (not region 0's) that differ
+    from the chain. dirty: blocks written since the last freeze, by block number.
+    """
+
+    first: RegionMap = msgspec.field(default_factory=RegionMap)
+    ranges: Ranges = []
+    doomed: Ranges | None = None
+    dirty_maps: dict[int, RegionMap] = {}
+    dirty: dict[int, DirtyBlock] = {}
+
+    def empty(self) -> bool:
+        """Nothing in it and nothing left to delete."""
+        return self.first.empty() and not self.ranges and self.doomed is None and not self.dirty
