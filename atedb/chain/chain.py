@@ -96,6 +96,7 @@ class Chain:
         chain = cls(store, disk, clock, header, keys, read_only=False)
         chain._take_lock()
         chain._log = Log.create(disk, store, header.chain_id)
+        chain._undo.append(chain._log.close)
         chain._live = SetHash(keys.purpose("live set hash"))
         chain._view = View.create(chain._view_place(store), chain._empty_state())
         chain._undo.append(chain._view.close)
@@ -369,9 +370,7 @@ class Chain:
             if not self.read_only and self.failed is None:
                 if self._cost.events:
                     self.checkpoint()
-                self._log.close(trim=True)
-            else:
-                self._log.close(trim=False)
+                self._log.trim()
         finally:
             self._release()
 
@@ -397,6 +396,7 @@ class Chain:
         if cut is not None and not self.read_only:
             _cut(disk, store, manifest.active, cut)
         self._log = Log(disk, store, manifest, end=state.offset, read_only=self.read_only)
+        self._undo.append(self._log.close)
         self.written = self.durable = state.sequence
         self._cost.add(state.sequence - before, 0)
         if not self.read_only:

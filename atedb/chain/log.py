@@ -153,11 +153,15 @@ class Log:
         """What the disk can still take."""
         return self._disk.free_bytes(self._store)
 
-    def close(self, *, trim: bool) -> None:
-        """Release all files; `trim` gives back what was zeroed ahead."""
-        if trim and self._zeroed > self.end:
+    def trim(self) -> None:
+        """Give back, durably, what was zeroed ahead."""
+        if self._zeroed > self.end:
             self._active.truncate(self.end)
             self._active.sync()
+            self._zeroed = self.end
+
+    def close(self) -> None:
+        """Release all files."""
         for file in (self._active, *self._sealed.values()):
             file.close()
 

@@ -44,8 +44,6 @@ ATTRIBUTES_MAX = 65_536
 FETCHES_MAX = 3
 WORKERS_IDLE, WORKERS_MAX = 4, 128
 _WRITING = os.O_WRONLY | os.O_RDWR
-_NO_ATTRIBUTE = FUSEError(pyfuse3.ENOATTR)
-_NO_ACL = FUSEError(errno.EOPNOTSUPP)
 
 
 class NoFuseError(AteError):
@@ -284,19 +282,19 @@ class PyfuseAdapter(pyfuse3.Operations):
 
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         if name.startswith(b"system.posix_acl_"):
-            raise _NO_ACL
+            raise FUSEError(errno.EOPNOTSUPP)
         try:
             attributes = self._vault.getattr(inode).xattrs
         except Exception as error:
             attributes = (await self._again(error, self._vault.getattr, inode)).xattrs
         value = attributes.get(name) if attributes else None
         if value is None:
-            raise _NO_ATTRIBUTE
+            raise FUSEError(errno.ENODATA)
         return value
 
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         if name.startswith(b"system."):
-            raise _NO_ACL
+            raise FUSEError(errno.EOPNOTSUPP)
         try:
             self._vault.setxattr(inode, name, value)
         except Exception as error:

@@ -269,9 +269,21 @@ class Committer:
                 await trio.to_thread.run_sync(self._barrier)
 
     async def _checkpoint(self) -> None:
-        if self._chain.failed is None and self._chain.checkpoint_due():
-            with self._loop.elsewhere():
-                await trio.to_thread.run_sync(self._chain.checkpoint)
+        """Fold what was committed into the view's file, in a thread. It failing costs the next opening time, no data."""
+        chain = self._chain
+        if not chain.checkpoint_due():
+            return
+        written = False
+        try:
+            point = chain.begin_checkpoint()
+            try:
+                with self._loop.elsewhere():
+                    await trio.to_thread.run_sync(chain.write_checkpoint, point)
+                written = True
+            finally:
+                chain.end_checkpoint(written=written)
+        except AteError as error:
+            log.warning("a checkpoint failed, and is tried again later: %s", error)
 
     def _failed(self, error: Exception) -> None:
         """Remember it for close and fsync, and say it once."""

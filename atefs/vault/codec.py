@@ -167,7 +167,7 @@ def inode_change(keys: Keys, inode: Inode, orphans: bytes) -> Change:
 
 def decode_inode(keys: Keys, body: bytes) -> Inode:
     record = _decode_inode(_payload(body, INODE, "an inode"))
-    layout = None
+    layout = None if record.data is not None else Layout()
     if record.layout is not None:
         stored = record.layout
         layout = Layout(_region_map(stored.first), stored.ranges, stored.doomed)

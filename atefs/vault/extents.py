@@ -34,6 +34,11 @@ class DirtyBlock:
         top = self.extents[-1][1] if self.extents else 0
         return max(top, len(self.base)) if self.base else top
 
+    @property
+    def weight(self) -> int:
+        """Bytes held in memory and to be written, at most."""
+        return self.bytes + len(self.base) if self.base else self.bytes
+
     def write(self, start: int, view: memoryview) -> None:
         """Lay `view` over the block at `start`."""
         extents = self.extents

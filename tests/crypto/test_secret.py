@@ -59,8 +59,7 @@ def test_leaving_a_with_block_wipes() -> None:
 def test_typed_text_and_a_files_bytes_are_one_passphrase() -> None:
     composed, decomposed = "caf\u00e9", "cafe\u0301"
     values = {
-        Secret.passphrase(text).reveal()
-        for text in (composed, decomposed, composed.encode(), decomposed.encode())
+        Secret.passphrase(text).reveal() for text in (composed, decomposed, composed.encode(), decomposed.encode())
     }
     assert values == {composed.encode()}
 

@@ -1,0 +1,144 @@
+"""The inodes in memory: the cache of clean ones, those that are dirty, and those that the kernel still knows."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from atedb.chain.event import Change
+from atedb.errors import DamagedError
+from atefs.errors import StaleError
+from atefs.vault.blockcache import BlockCache
+from atefs.vault.codec import decode_inode, inode_key, inode_tombstone
+from atefs.vault.inode import Inode
+from atefs.vault.limits import OBJECT_COST
+from atefs.vault.objects import Objects
+from atefs.vault.space import Space
+
+_TRIES = 4
+
+
+class Inodes:
+    """Inodes by number. A dirty one stays in memory; a clean one may be dropped at any time and is loaded again.
+
+    Inline content is kept by the inode only while that is dirty, and in the bounded content cache otherwise.
+    """
+
+    def __init__(self, objects: Objects, space: Space, content: BlockCache, limit: int) -> None:
+        self.dirty: dict[int, Inode] = {}
+        self.gone: dict[int, bool] = {}
+        """Deleted since the last freeze; True: may stand in the set of orphans."""
+        self.references: dict[int, int] = {}
+        self._objects = objects
+        self._space = space
+        self._content = content
+        self._limit = limit
+        self._table: OrderedDict[int, Inode] = OrderedDict()
+        self._stamp = 0
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def get(self, ino: int) -> Inode:
+        """Raises StaleError when there is no such inode."""
+        inode = self._table.get(ino)
+        if inode is not None:
+            self._table.move_to_end(ino)
+            return inode
+        return self._load(ino)
+
+    def content(self, inode: Inode) -> bytes:
+        """Inline content or link target; may load."""
+        if inode.data is not None:
+            return inode.data
+        data = self._content.get(inode.ino)
+        if data is None:
+            body = self._objects.load(inode.key)
+            if body is None:
+                raise DamagedError(f"Inode {inode.ino} has disappeared from the chain. Run: atefs fsck")
+            data = decode_inode(self._objects.log, body).data or b""
+            self._content.put(inode.ino, data)
+        return data
+
+    def ready(self, inode: Inode) -> None:
+        """Load what a dirty inode must hold. To be called before anything is changed, since it may load."""
+        if inode.data is None and inode.inline:
+            inode.data = self.content(inode)
+
+    def touch(self, inode: Inode) -> None:
+        """It was changed (after `ready`): the next commit takes it."""
+        self._stamp += 1
+        inode.stamp = self._stamp
+        if not inode.dirty:
+            inode.dirty = True
+            self.dirty[inode.ino] = self._table[inode.ino] = inode
+            self._space.dirty += OBJECT_COST + (len(inode.data) if inode.data else 0)
+
+    def put_content(self, inode: Inode, data: bytes) -> None:
+        """Make `data` the inline content, and the inode dirty."""
+        old = inode.data
+        inode.data = data
+        inode.inline = True
+        if inode.dirty:
+            self._space.dirty += len(data) - (len(old) if old else 0)
+        self.touch(inode)
+
+    def take_content(self, inode: Inode) -> None:
+        """Its content is no longer inline."""
+        if inode.dirty and inode.data:
+            self._space.dirty -= len(inode.data)
+        inode.data = None
+        inode.inline = False
+
+    def add(self, inode: Inode) -> None:
+        """A new inode."""
+        inode.key = inode_key(self._objects.log, inode.ino)
+        self._insert(inode)
+        self.touch(inode)
+
+    def remove(self, inode: Inode) -> None:
+        """It is deleted for good, its content as well. Nothing is written for one that never was in the chain."""
+        if self.dirty.pop(inode.ino, None) is not None:
+            self._space.dirty -= OBJECT_COST + (len(inode.data) if inode.data else 0)
+        inode.dirty = False
+        self._content.drop(inode.ino)
+        self._table.pop(inode.ino, None)
+        if inode.stored:
+            self.gone[inode.ino] = inode.listed
+
+    def clean(self, inode: Inode, listed: bool) -> None:
+        """It was just encoded for a commit. listed: with a row in the set of orphans."""
+        inode.dirty = False
+        inode.stored = True
+        inode.listed |= listed
+        if inode.data:
+            self._content.put(inode.ino, inode.data)
+            inode.data = None
+
+    def tombstones(self) -> list[Change]:
+        """Of all that are gone; they are forgotten here."""
+        changes = [inode_tombstone(self._objects.log, ino, listed) for ino, listed in self.gone.items()]
+        self.gone = {}
+        return changes
+
+    def _load(self, ino: int) -> Inode:
+        body = None if ino in self.gone else self._objects.load(inode_key(self._objects.log, ino))
+        if body is None:
+            raise StaleError(f"There is no inode {ino}; it was deleted.")
+        inode = decode_inode(self._objects.log, body)
+        if inode.data:
+            self._content.put(ino, inode.data)
+            inode.data = None
+        self._stamp += 1
+        inode.stamp = self._stamp
+        self._insert(inode)
+        return inode
+
+    def _insert(self, inode: Inode) -> None:
+        table = self._table
+        table[inode.ino] = inode
+        for _ in range(_TRIES):
+            if len(table) <= self._limit:
+                return
+            ino, oldest = table.popitem(last=False)
+            if oldest.dirty or oldest is inode:
+                table[ino] = oldest

@@ -1,0 +1,99 @@
+"""Reading content: what is dirty over what is in flight over what is in the chain."""
+
+from __future__ import annotations
+
+from atedb.errors import DamagedError
+from atefs.vault.blockcache import BlockCache
+from atefs.vault.codec import block_key
+from atefs.vault.inode import Inode
+from atefs.vault.inodes import Inodes
+from atefs.vault.layout import BlockMap
+from atefs.vault.limits import BLOCK, REGION_BLOCKS
+from atefs.vault.maps import Maps
+from atefs.vault.objects import Objects
+
+
+class Reader:
+    """Content of regular files, whatever state it is in."""
+
+    def __init__(self, objects: Objects, inodes: Inodes, maps: Maps, cache: BlockCache) -> None:
+        self._objects = objects
+        self._inodes = inodes
+        self._maps = maps
+        self._cache = cache
+
+    def read(self, inode: Inode, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`, less at the end of the file; holes are zeros."""
+        end = min(offset + size, inode.size)
+        if offset >= end:
+            return b""
+        if inode.inline:
+            piece = self._inodes.content(inode)[offset:end]
+            missing = end - offset - len(piece)
+            return piece + bytes(missing) if missing else piece
+        block, low = divmod(offset, BLOCK)
+        high = low + end - offset
+        if high <= BLOCK:
+            return self._part(inode, block, low, high)
+        parts = []
+        while offset < end:
+            block, low = divmod(offset, BLOCK)
+            high = min(BLOCK, low + end - offset)
+            parts.append(self._part(inode, block, low, high))
+            offset += high - low
+        return b"".join(parts)
+
+    def block_map(self, inode: Inode, block: int) -> BlockMap | None:
+        """What the block consists of; None: it does not exist, or only in memory."""
+        region, index = divmod(block, REGION_BLOCKS)
+        found = self._maps.get(inode, region)
+        return found.get(index) if found is not None else None
+
+    def clean(self, inode: Inode, block: int, keep: bool = True) -> bytes:
+        """A block without its dirty bytes, as far as its data go. keep: it is likely to be read again."""
+        parts = self.block_map(inode, block)
+        if parts is None:
+            return b""
+        body = self._cache.get((inode.ino, block))
+        if body is None:
+            body = self._assemble(inode.ino, block, parts)
+            if keep or parts.patches:
+                self._cache.put((inode.ino, block), body)
+        return body
+
+    def _part(self, inode: Inode, block: int, low: int, high: int) -> bytes:
+        layout = inode.layout
+        dirty = layout.dirty.get(block) if layout is not None else None
+        if dirty is None:
+            body = self.clean(inode, block, keep=high - low < BLOCK)
+            if low == 0 and high == len(body):
+                return body
+            piece = body[low:high]
+            missing = high - low - len(piece)
+            return piece + bytes(missing) if missing else piece
+        for start, end, view in dirty.extents:
+            if start <= low and high <= end:
+                return bytes(view[low - start : high - start])
+        target = bytearray(high - low)
+        if not dirty.covers(low, high):
+            base = dirty.base if dirty.base is not None else self.clean(inode, block)
+            piece = base[low:high]
+            target[: len(piece)] = piece
+        dirty.overlay(target, low)
+        return bytes(target)
+
+    def _assemble(self, ino: int, block: int, parts: BlockMap) -> bytes:
+        base = self._object(ino, block, 0)[: parts.base] if parts.base else b""
+        if not parts.patches:
+            return base
+        target = bytearray(parts.end)
+        target[: len(base)] = base
+        for offset, length, slot in parts.patches:
+            target[offset : offset + length] = self._object(ino, block, slot)[:length]
+        return bytes(target)
+
+    def _object(self, ino: int, block: int, slot: int) -> bytes:
+        body = self._objects.load(block_key(self._objects.log, ino, block, slot))
+        if body is None:
+            raise DamagedError(f"Block {block} of inode {ino} has disappeared from the chain. Run: atefs fsck")
+        return body

@@ -1,0 +1,126 @@
+"""Taking content away: cutting a file short, and dropping all that a deleted file had."""
+
+from __future__ import annotations
+
+from atefs.vault.inode import Inode
+from atefs.vault.inodes import Inodes
+from atefs.vault.layout import Layout, RegionMap, sectors
+from atefs.vault.limits import BLOCK, REGION_BLOCKS
+from atefs.vault.maps import Maps
+from atefs.vault.ranges import Ranges, add, cut
+from atefs.vault.space import Space
+
+_REGION = BLOCK * REGION_BLOCKS
+_TOP = 2**64
+
+
+class Truncation:
+    """Whole regions that are cut off (region 0 apart) become doomed: they are no longer content, and `Reaper` deletes
+    them in bounded steps. Until then st_blocks still counts them, since they still take their room.
+    """
+
+    def __init__(self, inodes: Inodes, maps: Maps, space: Space) -> None:
+        self._inodes = inodes
+        self._maps = maps
+        self._space = space
+
+    def truncate(self, inode: Inode, size: int) -> None:
+        """Give a regular file this size; what is added is a hole. Touching the inode is left to the caller."""
+        if size >= inode.size:
+            self._inodes.ready(inode)
+        elif inode.inline:
+            data = self._inodes.content(inode)
+            inode.data = data
+            if size < len(data):
+                inode.blocks += sectors(size) - sectors(len(data))
+                self._inodes.put_content(inode, data[:size])
+        else:
+            assert inode.layout is not None
+            self._cut(inode, inode.layout, size)
+        inode.size = size
+
+    def dispose(self, inode: Inode) -> bool:
+        """Let go of all content of an inode that has no name and no user. True: regions are left for the reaper."""
+        layout = inode.layout
+        if layout is not None:
+            self._drop_dirty(inode, layout, 0)
+            self._maps.bury_region(inode.ino, 0, layout.first)
+            layout.first = RegionMap()
+            self._doom(layout, 1)
+        if layout is None or not layout.doomed:
+            return False
+        self._inodes.put_content(inode, b"")
+        return True
+
+    def _cut(self, inode: Inode, layout: Layout, size: int) -> None:
+        edge = size // _REGION
+        found = self._maps.get(inode, edge) if size % _REGION else None
+        keep = -(-size // BLOCK)
+        self._drop_dirty(inode, layout, keep)
+        if found is not None:
+            found = self._maps.own(inode, layout, edge, found)
+            self._cut_region(inode, layout, edge, found, size)
+        elif edge == 0:
+            self._cut_region(inode, layout, 0, layout.first, 0)
+        self._doom(layout, max(1, -(-size // _REGION)))
+        if size == 0:
+            self._inodes.put_content(inode, b"")
+            if layout.empty():
+                inode.layout = None
+
+    def _drop_dirty(self, inode: Inode, layout: Layout, keep: int) -> None:
+        """Forget the dirty bytes of all blocks from number `keep` on."""
+        for block in [block for block in layout.dirty if block >= keep]:
+            dirty = layout.dirty.pop(block)
+            region, index = divmod(block, REGION_BLOCKS)
+            end = (layout.first if region == 0 else layout.dirty_maps[region]).end(index)
+            inode.blocks -= sectors(max(end, dirty.end)) - sectors(end)
+            self._space.dirty -= dirty.weight
+
+    def _cut_region(self, inode: Inode, layout: Layout, region: int, found: RegionMap, size: int) -> None:
+        """Shorten one region's blocks, of which those beyond the edge have no dirty bytes any more."""
+        edge, inner = divmod(size, BLOCK)
+        keep = edge + (inner > 0)
+        for index, parts in found.blocks():
+            block = region * REGION_BLOCKS + index
+            if block >= keep:
+                self._maps.bury(inode.ino, block, parts)
+                found.drop(index)
+                inode.blocks -= sectors(parts.end)
+        if inner and edge // REGION_BLOCKS == region:
+            self._cut_block(inode, layout, edge, found, inner)
+
+    def _cut_block(self, inode: Inode, layout: Layout, block: int, found: RegionMap, inner: int) -> None:
+        index = block % REGION_BLOCKS
+        parts, dirty = found.get(index), layout.dirty.get(block)
+        before = max(parts.end if parts else 0, dirty.end if dirty else 0)
+        if parts is not None:
+            shorter = parts.shortened(inner)
+            kept = set(shorter.slots())
+            self._maps.graves.update((inode.ino, block, slot) for slot in parts.slots() if slot not in kept)
+            self._maps.forget_content(inode.ino, block)
+            if shorter.end:
+                found.put(index, shorter)
+            else:
+                found.drop(index)
+        if dirty is not None:
+            self._space.dirty -= dirty.weight
+            dirty.cut(inner)
+            self._space.dirty += dirty.weight
+            if not dirty.extents and not dirty.base:
+                del layout.dirty[block]
+        inode.blocks += sectors(min(before, inner)) - sectors(before)
+
+    def _doom(self, layout: Layout, first: int) -> None:
+        """All regions from `first` on are no longer content."""
+        if not layout.ranges or layout.ranges[-1][1] <= first:
+            return
+        pieces: Ranges = cut(layout.ranges, first, _TOP)
+        for region in [region for region in layout.dirty_maps if region >= first]:
+            if not layout.dirty_maps.pop(region).stored:
+                cut(pieces, region, region + 1)
+        if pieces and layout.doomed is None:
+            layout.doomed = []
+        for start, end in pieces:
+            assert layout.doomed is not None
+            add(layout.doomed, start, end)

@@ -1,0 +1,188 @@
+"""Writing content: bytes are kept by reference until a commit seals them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from atefs.errors import FileTooBigError
+from atefs.vault.extents import DirtyBlock
+from atefs.vault.inode import Inode
+from atefs.vault.inodes import Inodes
+from atefs.vault.layout import BlockMap, Layout, RegionMap, sectors
+from atefs.vault.limits import BLOCK, FILE_MAX, INLINE_MAX, PATCH_BYTES_MAX, PATCHES_MAX, REGION_BLOCKS
+from atefs.vault.maps import Maps
+from atefs.vault.ranges import contains, cut
+from atefs.vault.reader import Reader
+from atefs.vault.space import Space
+
+
+class _Step(NamedTuple):
+    """One block's share of a write: where, what has to lie under it, and where its data ended before."""
+
+    block: int
+    low: int
+    high: int
+    base: bytes | None
+    end: int
+
+
+class _Plan(NamedTuple):
+    """All that a write needs, loaded. maps: of the regions touched; revived: former maps of regions now doomed."""
+
+    steps: list[_Step]
+    maps: dict[int, RegionMap | None]
+    revived: dict[int, RegionMap]
+
+
+class Writer:
+    """Content of regular files. Everything is loaded before anything changes."""
+
+    def __init__(self, inodes: Inodes, maps: Maps, reader: Reader, space: Space) -> None:
+        self._inodes = inodes
+        self._maps = maps
+        self._reader = reader
+        self._space = space
+
+    def write(self, inode: Inode, offset: int, data: bytes, now: int) -> None:
+        """Put `data` at `offset`; mtime and ctime become `now`.
+
+        Raises FileTooBigError, and NoSpaceError or QuotaError when it could not be committed.
+        """
+        end = offset + len(data)
+        if end > FILE_MAX:
+            raise FileTooBigError(f"A file ends at {FILE_MAX} bytes at the latest.")
+        self._space.check_room(len(data))
+        if inode.inline and end <= INLINE_MAX:
+            self._write_inline(inode, offset, data)
+        else:
+            self._write_blocks(inode, offset, data)
+        inode.size = max(inode.size, end)
+        inode.mtime = inode.ctime = now
+        self._inodes.touch(inode)
+
+    def _write_inline(self, inode: Inode, offset: int, data: bytes) -> None:
+        old = self._inodes.content(inode)
+        if offset or len(data) < len(old):
+            new = b"".join((old[:offset], bytes(max(0, offset - len(old))), data, old[offset + len(data) :]))
+        else:
+            new = data
+        inode.data = old
+        inode.blocks += sectors(len(new)) - sectors(len(old))
+        self._inodes.put_content(inode, new)
+
+    def _write_blocks(self, inode: Inode, offset: int, data: bytes) -> None:
+        old = self._inodes.content(inode) if inode.inline else b""
+        plan = self._prepare(inode, offset, offset + len(data))
+        if inode.inline:
+            self._move_out(inode, old, plan)
+        layout = inode.layout
+        assert layout is not None
+        for region, former in plan.revived.items():
+            self._revive(inode, layout, region, former)
+        for region, found in plan.maps.items():
+            self._maps.own(inode, layout, region, found)
+        view = memoryview(data)
+        for block, low, high, base, end in plan.steps:
+            start = block * BLOCK + low - offset
+            self._apply(inode, layout, block, low, view[start : start + high - low], base, end)
+
+    # What it takes
+
+    def _prepare(self, inode: Inode, offset: int, end: int) -> _Plan:
+        plan = _Plan([], {}, {})
+        while offset < end:
+            block, low = divmod(offset, BLOCK)
+            high = min(BLOCK, low + end - offset)
+            region, index = divmod(block, REGION_BLOCKS)
+            if region not in plan.maps:
+                self._prepare_region(inode, region, plan)
+            found = plan.maps[region]
+            plan.steps.append(self._step(inode, block, low, high, found.get(index) if found is not None else None))
+            offset += high - low
+        return plan
+
+    def _prepare_region(self, inode: Inode, region: int, plan: _Plan) -> None:
+        found = self._maps.get(inode, region)
+        plan.maps[region] = found
+        doomed = inode.layout.doomed if inode.layout is not None else None
+        if found is None and doomed and contains(doomed, region):
+            plan.revived[region] = self._maps.load(inode.ino, region)
+
+    def _step(self, inode: Inode, block: int, low: int, high: int, parts: BlockMap | None) -> _Step:
+        dirty = inode.layout.dirty.get(block) if inode.layout is not None else None
+        end = top = parts.end if parts is not None else 0
+        if dirty is not None:
+            top = max(end, dirty.end)
+        if parts is None or (low == 0 and high >= end):
+            return _Step(block, low, high, b"", top)
+        if dirty is not None and dirty.base is not None:
+            return _Step(block, low, high, dirty.base, top)
+        if _patches_pay(parts, dirty, low, high):
+            return _Step(block, low, high, None, top)
+        return _Step(block, low, high, self._reader.clean(inode, block), top)
+
+    # Doing it
+
+    def _move_out(self, inode: Inode, old: bytes, plan: _Plan) -> None:
+        """The content no longer fits the inode: it becomes block 0."""
+        layout = inode.layout if inode.layout is not None else Layout()
+        inode.blocks -= sectors(len(old))
+        self._inodes.take_content(inode)
+        inode.layout = layout
+        if old:
+            self._apply(inode, layout, 0, 0, memoryview(old), b"", 0)
+            if plan.steps[0].block == 0:
+                plan.steps[0] = plan.steps[0]._replace(end=len(old))
+
+    def _revive(self, inode: Inode, layout: Layout, region: int, former: RegionMap) -> None:
+        """A region that waits to be deleted gets new content: what is left of the former is deleted with it."""
+        assert layout.doomed is not None
+        self._maps.bury_region(inode.ino, region, former)
+        cut(layout.doomed, region, region + 1)
+        inode.blocks -= former.sectors()
+
+    def _apply(
+        self, inode: Inode, layout: Layout, block: int, low: int, view: memoryview, base: bytes | None, end: int
+    ) -> None:
+        dirty = layout.dirty.get(block)
+        weight = 0
+        if dirty is None or len(view) == BLOCK:
+            if dirty is not None:
+                weight = dirty.weight
+            dirty = layout.dirty[block] = DirtyBlock()
+        else:
+            weight = dirty.weight
+        dirty.base = base
+        dirty.write(low, view)
+        self._space.dirty += dirty.weight - weight
+        top = low + len(view)
+        if top > end:
+            inode.blocks += sectors(top) - sectors(end)
+
+
+def _patches_pay(parts: BlockMap, dirty: DirtyBlock | None, low: int, high: int) -> bool:
+    """Can the block go out as patches once [low, high) is dirty too?"""
+    size, count = high - low, len(parts.patches) + 1
+    if dirty is not None:
+        size += dirty.bytes
+        count += len(dirty.extents) + 1
+    if size > PATCH_BYTES_MAX:
+        return False
+    return count <= PATCHES_MAX or _count_patches(parts, dirty, low, high) <= PATCHES_MAX
+
+
+def _count_patches(parts: BlockMap, dirty: DirtyBlock | None, low: int, high: int) -> int:
+    """How many patches the block would have: old ones that no run covers, and one for each run."""
+    runs = [(start, end) for start, end, _ in dirty.runs()] if dirty is not None else []
+    joined: list[tuple[int, int]] = []
+    for start, end in runs:
+        if end < low or start > high:
+            joined.append((start, end))
+        else:
+            low, high = min(low, start), max(high, end)
+    joined.append((low, high))
+    left = [
+        patch for patch in parts.patches
+        if not any(start <= patch.offset and patch.offset + patch.length <= end for start, end in joined)
+    ]  # fmt: skip
+    return len(left) + len(joined)

@@ -1,0 +1,163 @@
+"""Power cuts at every step of append, segment roll, checkpoint and manifest swap: the chain comes back as a past state."""
+
+from __future__ import annotations
+
+import errno
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from atedb.chain import log as log_module
+from atedb.chain.chain import Chain
+from atedb.chain.event import Change, Lane
+from atedb.errors import AteError, NoSpaceError
+from atedb.testing.disk import FaultyDisk, PowerCut
+from tests.chain.conftest import ROOT, crash
+
+torn = pytest.mark.expect_log("torn tail|manifest is made anew")
+
+NAMES = [b"a", b"b", b"c", b"d"]
+State = dict[bytes, bytes]
+
+
+class Trace:
+    """What a program did to a chain: the states it went through, and which of them it was told were durable."""
+
+    def __init__(self) -> None:
+        self.states: list[State] = [{}]
+        self.promised = 0
+
+    def run(self, chain: Chain, seed: int) -> None:
+        """Commits, barriers, checkpoints, large enough to roll the small segments of these tests."""
+        rng = random.Random(seed)
+        for round_ in range(14):
+            state = dict(self.states[-1])
+            changes = []
+            for name in rng.sample(NAMES, rng.randint(1, 3)):
+                key = chain.object_key(b"T", name)
+                if name in state and rng.random() < 0.2:
+                    del state[name]
+                    changes.append(Change(key, Lane.META, b"", tombstone=True))
+                else:
+                    state[name] = rng.randbytes(rng.choice([40, 700, 5000]))
+                    changes.append(Change(key, rng.choice(list(Lane)), state[name]))
+            self.states.append(state)  # before the commit: a cut inside it may keep it
+            chain.commit(changes)
+            if rng.random() < 0.5:
+                chain.barrier()
+                self.promised = len(self.states) - 1
+            if round_ % 5 == 4:
+                chain.checkpoint()
+                self.promised = len(self.states) - 1
+
+
+def read_all(chain: Chain) -> State:
+    bodies = {name: chain.load(chain.object_key(b"T", name)) for name in NAMES}
+    return {name: body for name, body in bodies.items() if body is not None}
+
+
+def cut(folder: Path, step: int, *, lies: bool = False) -> tuple[Trace, FaultyDisk] | None:
+    """Run the trace with the power cut at `step`; None when the trace ended before it."""
+    world = folder / "world"
+    world.mkdir(parents=True)
+    disk = FaultyDisk(world, lies=lies)
+    chain = Chain.create(world / "store", ROOT, disk=disk, heads=world / "heads")
+    disk.cut_at = disk.steps + step if step else 0
+    trace = Trace()
+    try:
+        trace.run(chain, seed=5)
+        chain.close()
+    except PowerCut:
+        chain._release()
+        return trace, disk
+    return None
+
+
+def survive(trace: Trace, disk: FaultyDisk, target: Path, seed: int) -> State:
+    """The state that is found after the cut; the chain then takes one commit more and opens once more."""
+    target.mkdir()
+    disk.survivors(target, random.Random(seed))
+    chain = Chain.open(target / "store", ROOT, heads=target / "heads")
+    found = read_all(chain)
+    chain.commit([Change(chain.object_key(b"T", b"later"), Lane.META, b"later")])
+    chain.close()
+    again = Chain.open(target / "store", ROOT, heads=target / "heads")
+    assert again.load(again.object_key(b"T", b"later")) == b"later"
+    assert read_all(again) == found
+    again.close()
+    return found
+
+
+@pytest.fixture
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_module, "SEGMENT_TARGET", 16 << 10)
+    monkeypatch.setattr(log_module, "ZERO_AHEAD_FIRST", 4 << 10)
+    monkeypatch.setattr(log_module, "ZERO_AHEAD_MOST", 8 << 10)
+
+
+def every_cut(tmp_path: Path, *, lies: bool = False, seeds: int = 2) -> list[str]:
+    """Cut at every step in turn; what was found wrong."""
+    wrong = []
+    step = 0
+    while True:
+        step += 1
+        folder = tmp_path / f"cut{step}"
+        ended = cut(folder, step, lies=lies)
+        if ended is None:
+            shutil.rmtree(folder)
+            break
+        trace, disk = ended
+        for seed in range(seeds):
+            target = folder / f"found{seed}"
+            try:
+                found = survive(trace, disk, target, seed)
+            except AteError as error:
+                wrong.append(f"step {step} ({disk.trace[-1]}), seed {seed}: {error}")
+                continue
+            allowed = trace.states[trace.promised :]
+            if found not in allowed:
+                wrong.append(f"step {step} ({disk.trace[-1]}), seed {seed}: not a state since the last promise")
+        shutil.rmtree(folder)
+    assert step > 100
+    return wrong
+
+
+@torn
+@pytest.mark.usefixtures("small_segments")
+def test_after_a_power_cut_at_any_step_the_chain_is_a_past_state_no_older_than_the_last_barrier(tmp_path: Path) -> None:
+    assert every_cut(tmp_path) == []
+
+
+@torn
+@pytest.mark.usefixtures("small_segments")
+def test_on_a_disk_that_lies_about_syncs_the_same_test_fails(tmp_path: Path) -> None:
+    assert every_cut(tmp_path, lies=True, seeds=1) != []
+
+
+@pytest.mark.usefixtures("small_segments")
+@pytest.mark.parametrize("failure", [errno.ENOSPC, errno.EIO])
+def test_a_disk_that_fails_at_any_step_loses_nothing_that_was_promised(tmp_path: Path, failure: int) -> None:
+    step = 0
+    while True:
+        step += 1
+        world = tmp_path / f"fail{step}"
+        world.mkdir()
+        disk = FaultyDisk(world, failure=failure)
+        chain = Chain.create(world / "store", ROOT, disk=disk, heads=world / "heads")
+        disk.fail_at = disk.steps + step
+        trace = Trace()
+        try:
+            trace.run(chain, seed=5)
+            chain.close()
+        except AteError as error:
+            assert isinstance(error, NoSpaceError) == (failure == errno.ENOSPC)
+            crash(chain)
+        if disk.steps < disk.fail_at:
+            break
+        again = Chain.open(world / "store", ROOT, heads=world / "heads")
+        assert read_all(again) in trace.states[trace.promised :]
+        again.close()
+        shutil.rmtree(world)
+    assert step > 100
