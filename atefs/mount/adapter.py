@@ -8,11 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from atefs.mount.committer import Committer
-from atefs.mount.loop import RequestLoop
-from atefs.mount.reaper import Reaper
-from atefs.vault.vault import Vault
-
 
 class KernelAdapter(Protocol):
     """Made with the vault that it serves; lives from `attach` to `detach`."""
@@ -32,12 +27,3 @@ class KernelAdapter(Protocol):
     @property
     def requests(self) -> int:
         """How many requests were answered."""
-
-
-class Services(Protocol):
-    """What an adapter needs beside the vault."""
-
-    vault: Vault
-    committer: Committer
-    reaper: Reaper
-    loop: RequestLoop

@@ -24,11 +24,12 @@ from typing import ParamSpec, TypeVar
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
-from atedb.errors import AteError, ExitCode, NotResident
+from atedb.errors import NotResident
 from atefs.errors import ExistsError, NotFoundError, StaleError
 from atefs.mount import errnos
 from atefs.mount.committer import Committer
 from atefs.mount.loop import RequestLoop
+from atefs.mount.preflight import NoFuseError
 from atefs.mount.reaper import Reaper
 from atefs.vault.inode import Attributes, Caller, DirEntry, Inode
 from atefs.vault.vault import Vault
@@ -44,13 +45,6 @@ ATTRIBUTES_MAX = 65_536
 FETCHES_MAX = 3
 WORKERS_IDLE, WORKERS_MAX = 4, 128
 _WRITING = os.O_WRONLY | os.O_RDWR
-
-
-class NoFuseError(AteError):
-    """The kernel's FUSE device or its helper cannot be used."""
-
-    errno = errno.ENODEV
-    exit_code = ExitCode.NO_FUSE
 
 
 class PyfuseAdapter(pyfuse3.Operations):
@@ -183,23 +177,17 @@ class PyfuseAdapter(pyfuse3.Operations):
             return self._vault.getattr(self._vault.getattr(parent).parent)
         return self._vault.lookup(parent, name)
 
-    async def mknod(
-        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
-    ) -> EntryAttributes:
+    async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
         caller = Caller(ctx.uid, ctx.gid, ctx.umask)
         return await self._make(self._vault.mknod, parent_inode, name, mode, rdev, caller)
 
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         return await self._make(self._vault.mkdir, parent_inode, name, mode, Caller(ctx.uid, ctx.gid, ctx.umask))
 
-    async def symlink(
-        self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
-    ) -> EntryAttributes:
+    async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
         return await self._make(self._vault.symlink, parent_inode, name, target, Caller(ctx.uid, ctx.gid, ctx.umask))
 
-    async def link(
-        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
-    ) -> EntryAttributes:
+    async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
         return await self._make(self._vault.link, inode, new_parent_inode, new_name)
 
     async def _make(self, operation: Callable[P, Inode], *args: P.args, **kwargs: P.kwargs) -> EntryAttributes:
@@ -226,16 +214,14 @@ class PyfuseAdapter(pyfuse3.Operations):
             await self._again(error, self._vault.rmdir, parent_inode, name)
         self._touch()
 
-    async def rename(
+    async def rename(  # noqa: PLR0917 - the library's signature
         self, parent_inode_old: int, name_old: bytes, parent_inode_new: int, name_new: bytes,
         flags: int, ctx: RequestContext,
     ) -> None:  # fmt: skip
         try:
             self._vault.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
         except Exception as error:
-            await self._again(
-                error, self._vault.rename, parent_inode_old, name_old, parent_inode_new, name_new, flags
-            )
+            await self._again(error, self._vault.rename, parent_inode_old, name_old, parent_inode_new, name_new, flags)
         self._touch()
 
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:

@@ -48,7 +48,12 @@ class Committer:
     """
 
     def __init__(
-        self, vault: Vault, chain: Chain, loop: RequestLoop, write_back: Callable[[], Awaitable[None]], clock: Callable[[], float] = trio.current_time
+        self,
+        vault: Vault,
+        chain: Chain,
+        loop: RequestLoop,
+        write_back: Callable[[], Awaitable[None]],
+        clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self._vault = vault
         self._chain = chain
@@ -66,6 +71,7 @@ class Committer:
         self.writers = 0
         self.error: Exception | None = None
         self.commits = 0
+        self.bytes = 0
         self.slowest = 0.0
 
     # What requests see
@@ -92,15 +98,14 @@ class Committer:
             await self._next_round()
 
     def check(self) -> None:
-        """Raise what stands in the way of keeping what was written: at close, at the latest, its writer learns of it."""
+        """Raise what stands in the way of keeping what was written: its writer learns of it at close."""
         if self.error is not None:
             raise self.error
 
     async def sync(self) -> None:
         """Return when everything done before this call is on stable storage. Raises AteError if it is not."""
-        if self._busy or self._round.waiters or self._vault.dirty_bytes > INLINE_BYTES:
-            await self._next_round()
-        elif self._barrier_mean > INLINE_BARRIER or self._loop.pending():
+        together = self._busy or self._round.waiters or self._loop.pending()
+        if together or self._vault.dirty_bytes > INLINE_BYTES or self._barrier_mean > INLINE_BARRIER:
             await self._next_round()
         else:
             self._sync_inline()
@@ -169,23 +174,12 @@ class Committer:
             round_.done.set()
         await self._checkpoint()
 
-    async def finish(self, progress: Callable[[int], None] = lambda _left: None) -> None:
-        """Everything to stable storage; progress is told how many bytes are left. Raises AteError.
-
-        May be called while `run` is going on, or after it has ended.
-        """
-        while self._busy:
-            await self._next_round()
-        progress(self._vault.dirty_bytes)
-        self._busy = True
-        try:
-            while await self._commit():
-                progress(self._vault.dirty_bytes)
-            await self._barrier_somewhere(hasty=False)
-        finally:
-            self._busy = False
-            round_, self._round = self._round, _Round()
-            round_.done.set()
+    async def finish(self) -> None:
+        """After `run` was ended: all that is left to stable storage. Raises AteError."""
+        while await self._commit():
+            pass
+        if self._chain.durable < self._chain.written:
+            await trio.to_thread.run_sync(self._barrier)
 
     # Steps
 
@@ -225,6 +219,7 @@ class Committer:
 
     def _settled(self, frozen: Frozen, start: float) -> None:
         self._vault.settled(frozen)
+        self.bytes += self._flight
         self._flight = 0
         self.commits += 1
         self.slowest = max(self.slowest, perf_counter() - start)
@@ -269,7 +264,7 @@ class Committer:
                 await trio.to_thread.run_sync(self._barrier)
 
     async def _checkpoint(self) -> None:
-        """Fold what was committed into the view's file, in a thread. It failing costs the next opening time, no data."""
+        """Fold what was committed into the view's file, in a thread. A failure costs the next opening time, no data."""
         chain = self._chain
         if not chain.checkpoint_due():
             return
@@ -288,7 +283,8 @@ class Committer:
     def _failed(self, error: Exception) -> None:
         """Remember it for close and fsync, and say it once."""
         if type(error) is not type(self.error):
-            kept = "it is kept in memory and tried again" if isinstance(error, NoSpaceError) else "what was synced before is safe"
+            again = isinstance(error, NoSpaceError)
+            kept = "it is kept in memory and tried again" if again else "what was synced before is safe"
             log.error("a commit failed: %s; %s", error, kept, exc_info=None if isinstance(error, AteError) else error)
         self.error = error
 

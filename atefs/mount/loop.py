@@ -133,7 +133,7 @@ class RequestLoop:
         self.sleeps = 0
         self.requests = 0
 
-    def Lock(self) -> Baton:  # noqa: N802 - the name that pyfuse3 looks for
+    def Lock(self) -> Baton:
         return self._baton
 
     def open_nursery(self) -> _Workers:

@@ -8,11 +8,29 @@ from pathlib import Path
 from atedb.errors import AteError, ExitCode
 
 _IGNORED = frozenset(
-    "defaults auto noauto nofail fail _netdev user nouser users owner group exec dev suid async "
-    "relatime strictatime default_permissions".split()
+    (
+        "defaults",
+        "auto",
+        "noauto",
+        "nofail",
+        "fail",
+        "_netdev",
+        "user",
+        "nouser",
+        "users",
+        "owner",
+        "group",
+        "exec",
+        "dev",
+        "suid",
+        "async",
+        "relatime",
+        "strictatime",
+        "default_permissions",
+    )
 )
 """For mount(8), systemd or the kernel alone; or what a vault does in any case."""
-_KERNEL = frozenset("nosuid nodev noexec noatime nodiratime sync dirsync".split())
+_KERNEL = frozenset(("nosuid", "nodev", "noexec", "noatime", "nodiratime", "sync", "dirsync"))
 """Handed on to the kernel as they are."""
 _SWITCHES = {
     "ro": ("read_only", True),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 import trio
 
@@ -23,11 +22,10 @@ PAUSE = 0.05
 class Reaper:
     """Calls `vault.reap` as long as there is something to delete."""
 
-    def __init__(self, vault: Vault, committer: Committer, loop: RequestLoop, changed: Callable[[], None]) -> None:
+    def __init__(self, vault: Vault, committer: Committer, loop: RequestLoop) -> None:
         self._vault = vault
         self._committer = committer
         self._loop = loop
-        self._changed = changed
         self._told = trio.Event()
         self._told.set()
 
@@ -55,5 +53,5 @@ class Reaper:
             except NotResident as absent:
                 await self._loop.in_thread(absent.fetch)
             else:
-                self._changed()
+                self._committer.touch()
                 return more

@@ -48,7 +48,7 @@ class MapRecord(msgspec.Struct, array_like=True, gc=False):
     """full: bitmap of complete blocks. partial: (index, base length, patches as (offset, length, slot))."""
 
     full: int
-    partial: list[tuple[int, int, list[tuple[int, int, int]]]]
+    partial: list[tuple[int, int, tuple[Patch, ...]]]
 
 
 class LayoutRecord(msgspec.Struct, array_like=True, gc=False):
@@ -235,15 +235,12 @@ def decode_map(body: bytes) -> RegionMap:
 
 
 def _map_record(region_map: RegionMap) -> MapRecord:
-    partial = [(index, block.base, list(block.patches)) for index, block in sorted(region_map.partial.items())]
+    partial = [(index, block.base, block.patches) for index, block in sorted(region_map.partial.items())]
     return MapRecord(region_map.full, partial)
 
 
 def _region_map(record: MapRecord) -> RegionMap:
-    partial = {
-        index: BlockMap(base, tuple(Patch(*patch) for patch in patches)) for index, base, patches in record.partial
-    }
-    return RegionMap(record.full, partial, True)
+    return RegionMap(record.full, {index: BlockMap(base, patches) for index, base, patches in record.partial}, True)
 
 
 def _layout_record(layout: Layout) -> LayoutRecord | None:

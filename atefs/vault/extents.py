@@ -129,9 +129,11 @@ class DirtyBlock:
             self.base, self.bytes = b"", len(joined)
             self.extents[:] = [(0, len(joined), joined)]
             return
-        self.extents[:] = [
-            (low, high, views[0] if len(views) == 1 else memoryview(b"".join(views))) for low, high, views in self.runs()
-        ]
+        self.extents[:] = [(low, high, _one(views)) for low, high, views in self.runs()]
+
+
+def _one(views: list[memoryview]) -> memoryview:
+    return views[0] if len(views) == 1 else memoryview(b"".join(views))
 
 
 def _fill(parts: list[memoryview], base: memoryview, start: int, end: int) -> None:

@@ -28,6 +28,9 @@ class Inodes:
         self.gone: dict[int, bool] = {}
         """Deleted since the last freeze; True: may stand in the set of orphans."""
         self.references: dict[int, int] = {}
+        """How often the kernel holds each inode it knows."""
+        self.nameless: set[int] = set()
+        """Those of them that have lost their last name."""
         self._objects = objects
         self._space = space
         self._content = content

@@ -44,3 +44,6 @@ class CacheSizes(NamedTuple):
     dentries: int = 65_536
     maps: int = 4_096
     content: int = 32 * 1024 * 1024
+
+
+DEFAULT_CACHES = CacheSizes()

@@ -46,7 +46,7 @@ class Truncation:
             self._drop_dirty(inode, layout, 0)
             self._maps.bury_region(inode.ino, 0, layout.first)
             layout.first = RegionMap()
-            self._doom(layout, 1)
+            self._doom(inode, layout, 1)
         if layout is None or not layout.doomed:
             return False
         self._inodes.put_content(inode, b"")
@@ -62,7 +62,7 @@ class Truncation:
             self._cut_region(inode, layout, edge, found, size)
         elif edge == 0:
             self._cut_region(inode, layout, 0, layout.first, 0)
-        self._doom(layout, max(1, -(-size // _REGION)))
+        self._doom(inode, layout, max(1, -(-size // _REGION)))
         if size == 0:
             self._inodes.put_content(inode, b"")
             if layout.empty():
@@ -94,12 +94,14 @@ class Truncation:
         index = block % REGION_BLOCKS
         parts, dirty = found.get(index), layout.dirty.get(block)
         before = max(parts.end if parts else 0, dirty.end if dirty else 0)
+        end = 0
         if parts is not None:
             shorter = parts.shortened(inner)
+            end = shorter.end
             kept = set(shorter.slots())
             self._maps.graves.update((inode.ino, block, slot) for slot in parts.slots() if slot not in kept)
             self._maps.forget_content(inode.ino, block)
-            if shorter.end:
+            if end:
                 found.put(index, shorter)
             else:
                 found.drop(index)
@@ -107,18 +109,22 @@ class Truncation:
             self._space.dirty -= dirty.weight
             dirty.cut(inner)
             self._space.dirty += dirty.weight
+            end = max(end, dirty.end)
             if not dirty.extents and not dirty.base:
                 del layout.dirty[block]
-        inode.blocks += sectors(min(before, inner)) - sectors(before)
+        inode.blocks += sectors(end) - sectors(before)
 
-    def _doom(self, layout: Layout, first: int) -> None:
-        """All regions from `first` on are no longer content."""
+    def _doom(self, inode: Inode, layout: Layout, first: int) -> None:
+        """All regions from `first` on are no longer content. Those whose maps are at hand are buried at once."""
         if not layout.ranges or layout.ranges[-1][1] <= first:
             return
         pieces: Ranges = cut(layout.ranges, first, _TOP)
         for region in [region for region in layout.dirty_maps if region >= first]:
-            if not layout.dirty_maps.pop(region).stored:
-                cut(pieces, region, region + 1)
+            region_map = layout.dirty_maps.pop(region)
+            cut(pieces, region, region + 1)
+            if region_map.stored:
+                inode.blocks -= region_map.sectors()
+                self._maps.bury_region(inode.ino, region, region_map)
         if pieces and layout.doomed is None:
             layout.doomed = []
         for start, end in pieces:

@@ -1,0 +1,89 @@
+"""Talking to the driver of a mounted vault, from the command line: blocking, and without an event loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from atedb.errors import AteError, ExitCode
+from atefs.mount import places
+
+ANSWER_SECONDS = 30.0
+
+
+class NoDriverError(AteError):
+    """Nobody answers for the mount point."""
+
+    exit_code = ExitCode.NOT_FOUND
+
+
+class RefusedError(AteError):
+    """The driver said no, in its own words."""
+
+    def __init__(self, message: str, exit_code: ExitCode) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def _connect(mountpoint: Path) -> socket.socket:
+    name = places.socket_name(mountpoint)
+    for folder in places.runtime_folders():
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            sock.connect(os.fspath(folder / name))
+            return sock
+        except OSError:
+            sock.close()
+    raise NoDriverError(f"no driver answers for {mountpoint}; is a vault mounted there? See: atefs status")
+
+
+def ask(
+    mountpoint: Path, operation: str, progress: Callable[[dict[str, Any]], None] = lambda _state: None,
+    patience: float | None = ANSWER_SECONDS,
+) -> dict[str, Any]:  # fmt: skip
+    """One request to the driver of the mount point, and its answer.
+
+    patience: seconds that the driver may be silent; None waits for ever. Raises NoDriverError, and RefusedError for
+    what the driver refuses.
+    """
+    with _connect(mountpoint) as sock:
+        sock.settimeout(patience)
+        try:
+            sock.sendall(json.dumps({"op": operation}).encode() + b"\n")
+            for line in sock.makefile("rb"):
+                message = json.loads(line)
+                if "progress" in message:
+                    progress(message["progress"])
+                elif "error" in message:
+                    raise RefusedError(message["error"], ExitCode(message["exit_code"]))
+                else:
+                    answer: dict[str, Any] = message["ok"]
+                    return answer
+        except TimeoutError:
+            raise NoDriverError(
+                f"the driver of {mountpoint} has not answered for {patience:.0f} s; it may be waiting for its disk"
+            ) from None
+        except OSError as error:
+            raise NoDriverError(f"the driver of {mountpoint} hung up ({error.strerror})") from error
+    raise NoDriverError(f"the driver of {mountpoint} ended without an answer; its log says why")
+
+
+class Watch:
+    """A process, held by a descriptor so that its number cannot come to mean another one (man 2 pidfd_open)."""
+
+    def __init__(self, pid: int) -> None:
+        self._fd = os.pidfd_open(pid)
+
+    def ended(self, seconds: float) -> bool:
+        """Wait at most so long. True: it has ended."""
+        poller = select.poll()
+        poller.register(self._fd, select.POLLIN)
+        return bool(poller.poll(seconds * 1000))
+
+    def close(self) -> None:
+        os.close(self._fd)

@@ -1,0 +1,250 @@
+"""The life of a mount: open chain and vault, mount, serve, unmount, make all durable, close."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from atedb.chain.chain import Chain
+from atedb.errors import AteError, ExitCode
+from atefs.mount import kernel, mountinfo, places
+from atefs.mount.adapter import KernelAdapter
+from atefs.mount.adapter_pyfuse3 import PyfuseAdapter
+from atefs.mount.committer import Committer
+from atefs.mount.control import ControlServer, Tell
+from atefs.mount.daemon import Report
+from atefs.mount.loop import RequestLoop
+from atefs.mount.notify import notify
+from atefs.mount.options import MountOptions
+from atefs.mount.reaper import Reaper
+from atefs.vault.vault import Vault
+
+log = logging.getLogger(__name__)
+
+GC_THRESHOLD = (100_000, 50, 100)
+SWITCH_INTERVAL = 0.5e-3
+"""Seconds after which a thread must let another one have the interpreter: what a request waits for a busy thread."""
+PROGRESS_SECONDS = 0.25
+RESTART_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class MountPlan:
+    """What is to be mounted where. root: the vault's root key."""
+
+    mountpoint: Path
+    store: Path
+    options: MountOptions
+    root: bytes = field(repr=False)
+
+
+class Driver:
+    """One mounted vault, from `run` to its end."""
+
+    def __init__(self, plan: MountPlan, report: Report) -> None:
+        self._plan = plan
+        self._report = report
+        self._started = time.time()
+        self._ended = trio.Event()
+        self._chain: Chain
+        self._vault: Vault
+        self._loop: RequestLoop
+        self._committer: Committer
+        self._reaper: Reaper
+        self._adapter: KernelAdapter
+
+    def run(self) -> ExitCode:
+        """Mount and serve until unmounted. Returns when everything is on stable storage and the vault is closed.
+
+        Raises AteError when the vault cannot be opened or mounted.
+        """
+        plan = self._plan
+        self._chain = open_chain(plan, self._report.progress)
+        try:
+            self._vault = Vault(self._chain, read_only=plan.options.read_only)
+            self._chain.nowait = True
+            code = trio.run(self._main)
+        finally:
+            self._chain.nowait = False
+            self._chain.close()
+        log.info("unmounted %s", plan.mountpoint)
+        return code
+
+    async def _main(self) -> ExitCode:
+        plan = self._plan
+        self._loop = RequestLoop()
+        self._committer = Committer(self._vault, self._chain, self._loop, self._write_back)
+        self._reaper = Reaper(self._vault, self._committer, self._loop)
+        self._adapter = PyfuseAdapter(self._vault, self._committer, self._reaper, self._loop)
+        control = ControlServer(plan.mountpoint, {"status": self._status, "sync": self._sync, "umount": self._umount})
+        try:
+            async with trio.open_nursery() as outer:
+                outer.start_soon(control.serve)
+                code = await self._mounted()
+                self._ended.set()
+                await trio.sleep(0)
+                outer.cancel_scope.cancel()
+        finally:
+            control.close()
+        return code
+
+    async def _mounted(self) -> ExitCode:
+        plan = self._plan
+        self._adapter.attach(plan.mountpoint, kernel_options(plan.options))
+        code = ExitCode.OK
+        try:
+            async with trio.open_nursery() as inner:
+                if not plan.options.read_only:
+                    inner.start_soon(sturdy, self._committer.run)
+                    inner.start_soon(sturdy, self._reaper.run)
+                inner.start_soon(self._watch_signals)
+                inner.start_soon(self._begin)
+                try:
+                    await self._adapter.serve()
+                except Exception:
+                    log.exception("serving failed; the vault is closed in order")
+                    code = ExitCode.FAILED
+                inner.cancel_scope.cancel()
+        finally:
+            notify("STOPPING=1")
+            with trio.CancelScope(shield=True):
+                await self._end()
+        return code
+
+    async def _begin(self) -> None:
+        """Once the kernel's requests are answered: tune, and tell whoever waits for it."""
+        plan = self._plan
+        mount = mountinfo.find(plan.mountpoint)
+        if mount is not None:
+            tuned = kernel.tune(mount)
+            log.info("mounted %s on %s%s", plan.store, plan.mountpoint, f" ({', '.join(tuned)} set)" if tuned else "")
+        calm_collector()
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        notify(f"READY=1\nMAINPID={os.getpid()}\nSTATUS=Mounted on {plan.mountpoint}")
+        self._report.ready()
+
+    async def _end(self) -> None:
+        self._adapter.detach()
+        if not self._plan.options.read_only:
+            await self._committer.finish()
+
+    async def _watch_signals(self) -> None:
+        """SIGTERM and SIGINT unmount in order. A second one is not needed: the first cannot be refused."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+            async for number in received:
+                log.info("%s: unmounting %s", signal.Signals(number).name, self._plan.mountpoint)
+                await self._stop()
+                return
+
+    async def _stop(self) -> None:
+        """Unmount although somebody may use the mount: what the kernel has cached is written first."""
+        try:
+            await self._write_back()
+            await self._loop.in_thread(lambda: kernel.unmount(self._plan.mountpoint, lazily=True))
+        except (AteError, OSError) as error:
+            log.warning("unmounting %s: %s", self._plan.mountpoint, error)
+        self._adapter.stop()
+
+    async def _write_back(self) -> None:
+        """Have the kernel hand over what it caches. Failing is no harm: it does so by itself within half a minute."""
+        try:
+            await self._loop.in_thread(lambda: kernel.write_back(self._plan.mountpoint))
+        except OSError as error:
+            log.warning("the kernel did not write back what it caches: %s", error)
+
+    # -- what the control socket offers
+
+    async def _status(self, _tell: Tell) -> dict[str, object]:
+        plan, chain, committer = self._plan, self._chain, self._committer
+        error = chain.failed or committer.error
+        return {
+            "mountpoint": os.fspath(plan.mountpoint),
+            "mounted": True,
+            "pid": os.getpid(),
+            "store": os.fspath(plan.store),
+            "chain": chain.header.chain_id,
+            "read_only": plan.options.read_only or chain.failed is not None,
+            "error": str(error) if error else None,
+            "started": self._started,
+            "written": chain.written,
+            "durable": chain.durable,
+            "dirty_bytes": self._vault.dirty_bytes,
+            "dirty_objects": self._vault.dirty_objects,
+            "live_bytes": chain.live_bytes,
+            "stored_bytes": chain.stored_bytes,
+            "free_bytes": chain.free_bytes(),
+            "requests": self._adapter.requests,
+            "commits": committer.commits,
+        }
+
+    async def _sync(self, tell: Tell) -> dict[str, object]:
+        """Everything to stable storage, what the kernel caches included."""
+        done = trio.Event()
+
+        async def report() -> None:
+            while not done.is_set():
+                await trio.sleep(PROGRESS_SECONDS)
+                await tell({"phase": "sync", "bytes": self._committer.bytes, "left": self._vault.dirty_bytes})
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(report)
+            if not self._plan.options.read_only:
+                await self._write_back()
+                await self._committer.sync()
+            done.set()
+            nursery.cancel_scope.cancel()
+        return {"durable": self._chain.durable}
+
+    async def _umount(self, tell: Tell) -> dict[str, object]:
+        await self._sync(tell)
+        await tell({"phase": "unmount"})
+        await self._loop.in_thread(lambda: kernel.unmount(self._plan.mountpoint))
+        await tell({"phase": "close"})
+        await self._ended.wait()
+        return {"durable": self._chain.durable, "pid": os.getpid()}
+
+
+def open_chain(plan: MountPlan, progress: Callable[[int, int], None]) -> Chain:
+    """The chain of the plan, opened as its options say."""
+    from atefs.vault.codec import terms_of
+
+    return Chain.open(
+        plan.store, plan.root, terms=terms_of, read_only=plan.options.read_only, heads=places.heads_folder(),
+        accept_rollback=plan.options.accept_rollback, progress=progress,
+    )  # fmt: skip
+
+
+def kernel_options(options: MountOptions) -> frozenset[str]:
+    """What the kernel is to be told of the options."""
+    named = set(options.kernel)
+    if options.read_only:
+        named.add("ro")
+    if options.allow_other:
+        named.add("allow_other")
+    return frozenset(named)
+
+
+async def sturdy(task: Callable[[], Awaitable[None]]) -> None:
+    """Run a task that is to run for ever; a defect in it is logged, and it begins again."""
+    while True:
+        try:
+            await task()
+        except Exception:
+            log.exception("a background task failed and is started again")
+            await trio.sleep(RESTART_SECONDS)
+
+
+def calm_collector() -> None:
+    """What is there now lives as long as the mount: keep the collector from looking at it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLD)
