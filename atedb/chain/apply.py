@@ -63,12 +63,15 @@ class Replay:
         self._root_public = root_public
         self._terms = terms
 
+    def verify(self, frame: Frame) -> None:
+        """Raises BadSignatureError unless a device of the chain signed the frame."""
+        verify_frame_signature(frame, self._view.state.devices, self._root_public, self._keys.chain_id)
+
     def apply(self, frame: Frame, segment: int, file: File) -> None:
-        """One frame, which must be the next. Raises DamagedError."""
+        """One frame that `verify` has passed, and that must be the next. Raises DamagedError."""
         state, head = self._view.state, frame.head
         if head.sequence != state.sequence + 1 or head.previous != state.head:
             raise DamagedError(f"batch {head.sequence} does not follow batch {state.sequence}")
-        verify_frame_signature(frame, state.devices, self._root_public, self._keys.chain_id)
         ciphers = [
             self._keys.open_batch_cipher(slot.tenant, slot.epoch, head.salt, slot.commitment) for slot in head.keys
         ]
@@ -96,10 +99,12 @@ class Replay:
             if not ended:
                 element = self._live.element(event.core, event.hash)
                 self._live.add(element)
-            if event.lane == Lane.META:
+            # A live blob's core is vouched for by the claim, without reading the blob; a tombstone's by its seal only.
+            if ended or event.lane == Lane.META:
                 sealed = file.read(event.length, offset)
                 opened = ciphers[event.slot].open(event.place, sealed, bounds[event.slot] + event.core)
-                self._view.apply(self._terms(ended, plaintext(opened, event.flags)))
+                if event.lane == Lane.META:
+                    self._view.apply(self._terms(ended, plaintext(opened, event.flags)))
             record = Record(
                 event.version, frame.head.sequence, segment, offset, event.length, event.place, event.slot,
                 event.lane, event.flags, element,

@@ -18,16 +18,15 @@ from atedb.chain.batch import Batch, BatchPlace, Sealer, bound_prefix
 from atedb.chain.device import load_device, make_device
 from atedb.chain.disk import Disk, RealDisk
 from atedb.chain.event import Change, Lane, TermsOf, no_terms
-from atedb.chain.format import CERTIFICATE, SEGMENT_HEADER_SIZE, TOMBSTONE, encode_core
+from atedb.chain.format import CERTIFICATE, TOMBSTONE, encode_core
 from atedb.chain.header import ChainHeader, load_header, make_header, verify_root
 from atedb.chain.heads import Head, RememberedHeads
 from atedb.chain.lock import ChainLock
 from atedb.chain.log import Log, segment_path
 from atedb.chain.record import BatchKeys, Record, unpack_record
 from atedb.chain.recovery import Progress, Recovery, read_manifest
-from atedb.chain.sets import SetSealer
 from atedb.chain.stats import ChainStats, ReplayCost
-from atedb.chain.view import FOLDER, SEAL, VIEW_FORMAT, Checkpoint, View, ViewPlace, ViewState, ViewUnusableError
+from atedb.chain.view import Checkpoint, View, ViewUnusableError, empty_state, view_place
 from atedb.crypto.aead import Cipher, SealBrokenError, preferred_suite
 from atedb.crypto.keys import KeyRing, root_signing_key
 from atedb.crypto.sethash import SetHash
@@ -78,11 +77,12 @@ class Chain:
     @classmethod
     def create(
         cls, store: Path, root: bytes, *, suite: str | None = None, disk: Disk | None = None,
-        clock: Clock = time.time_ns, heads: Path | None = None,
+        clock: Clock = time.time_ns, heads: Path | None = None, header: ChainHeader | None = None,
     ) -> Chain:  # fmt: skip
         """A new chain in the folder `store`, for the tenant with this 32-byte root key; open and locked.
 
         suite: the AEAD to use, by default the one that suits this processor. heads: folder of the remembered heads.
+        header: of a chain that is written anew; its device is taken over when `store` holds the device's file.
         Raises StoreExistsError, NoSpaceError, ReadOnlyError, StorageError.
         """
         disk = disk or RealDisk()
@@ -91,16 +91,16 @@ class Chain:
                 f"there is a chain in {store} already; nothing was changed; mount it, or name another"
             )
         disk.make_folder(store)
-        header = make_header(root, suite or preferred_suite(), clock())
+        header = header or make_header(root, suite or preferred_suite(), clock())
         keys = KeyRing(root, header.chain_id, header.suite)
         chain = cls(store, disk, clock, header, keys, read_only=False)
         chain._take_lock()
         chain._log = Log.create(disk, store, header.chain_id)
         chain._undo.append(chain._log.close)
         chain._live = SetHash(keys.purpose("live set hash"))
-        chain._view = View.create(chain._view_place(store), chain._empty_state())
+        chain._view = View.create(view_place(disk, store, keys), empty_state(keys.chain_id))
         chain._undo.append(chain._view.close)
-        chain._take_device(root, make_device(disk, store, keys))
+        chain._take_device(root, load_device(disk, store, keys) or make_device(disk, store, keys))
         chain._heads = RememberedHeads(disk, heads) if heads else None
         header.save(disk, store)  # last: a store without it is no chain yet
         return chain
@@ -408,26 +408,17 @@ class Chain:
         self._undo.append(ChainLock(self.store, shared=self.read_only).release)
 
     def _open_view(self) -> View:
-        place = self._view_place(self.store)
+        place = view_place(self._disk, self.store, self.keys)
         try:
             view = View.open(place, read_only=self.read_only)
         except ViewUnusableError:
             if self.read_only:
                 temporary = Path(tempfile.mkdtemp(prefix="atefs-view-"))
                 self._undo.append(lambda: shutil.rmtree(temporary, ignore_errors=True))
-                place = self._view_place(temporary)
-            view = View.create(place, self._empty_state())
+                place = view_place(self._disk, temporary, self.keys)
+            view = View.create(place, empty_state(self.keys.chain_id))
         self._undo.append(view.close)
         return view
-
-    def _view_place(self, base: Path) -> ViewPlace:
-        sealer = SetSealer(self.keys.purpose("view pages"), self.keys.suite)
-        return ViewPlace(base / FOLDER, base / SEAL, self._disk, sealer, self.keys.purpose("view seal"))
-
-    def _empty_state(self) -> ViewState:
-        return ViewState(
-            VIEW_FORMAT, self.keys.chain_id, 0, bytes(32), 1, SEGMENT_HEADER_SIZE, bytes(16), 0, {}, {}, (0, 0)
-        )
 
     def _take_device(self, root: bytes, device: SigningKey) -> None:
         self._sealer = Sealer(self.keys, device)

@@ -116,8 +116,11 @@ def verify_frame_signature(frame: Frame, devices: dict[bytes, bytes], root_publi
     verify_signature(frame.head.device, frame.hash, frame.signature)
 
 
-def find_frames(read: Read, start: int, end: int) -> Iterator[Frame]:
-    """Every frame between two offsets that verifies whole, whatever lies between: for judging what follows damage."""
+def find_frames(read: Read, start: int, end: int, *, bodies: bool = True) -> Iterator[Frame]:
+    """Every frame between two offsets that verifies, whatever lies between: for judging what follows damage.
+
+    bodies: also compare every sealed body with its hash.
+    """
     at = start + -start % ALIGNMENT
     while at < end:
         window = bytes(read(at, min(_SCAN, end - at)))
@@ -129,7 +132,7 @@ def find_frames(read: Read, start: int, end: int) -> Iterator[Frame]:
             at += -at % ALIGNMENT
             continue
         try:
-            frame = read_frame(read, at + hit, bodies=True)
+            frame = read_frame(read, at + hit, bodies=bodies)
         except DamagedError:
             at += hit + ALIGNMENT
             continue

@@ -11,9 +11,17 @@ from atedb.chain.format import FORMAT_VERSION, require_format
 from atedb.crypto.aead import random_bytes, require_suite
 from atedb.crypto.keys import chain_id_of, root_signing_key
 from atedb.crypto.signing import BadSignatureError, verify_signature
-from atedb.errors import DamagedError, StoreNotFoundError
+from atedb.errors import DamagedError, StoreNotFoundError, UnsupportedError
 
 NAME = "chain"
+HASH = "blake3"
+SIGNATURE = "ed25519"
+
+
+class _Version(msgspec.Struct):
+    """What a header of any format has."""
+
+    format: int
 
 
 class ChainHeader(msgspec.Struct, frozen=True):
@@ -50,7 +58,7 @@ def make_header(root: bytes, suite: str, created: int) -> ChainHeader:
     salt = random_bytes(32)
     key = root_signing_key(root, salt)
     header = ChainHeader(
-        FORMAT_VERSION, require_suite(suite), "blake3", "ed25519", salt.hex(), key.public.hex(), created, ""
+        FORMAT_VERSION, require_suite(suite), HASH, SIGNATURE, salt.hex(), key.public.hex(), created, ""
     )
     return msgspec.structs.replace(header, proof=key.sign(header.signed()).hex())
 
@@ -63,15 +71,26 @@ def load_header(disk: Disk, store: Path) -> ChainHeader:
     if not (store / NAME).exists():
         raise StoreNotFoundError(f"there is no chain in {store}; make one with: atefs init {store}")
     try:
-        header = msgspec.json.decode(disk.read_bytes(store / NAME), type=ChainHeader)
-        require_format(header.format)
+        data = disk.read_bytes(store / NAME)
+        require_format(msgspec.json.decode(data, type=_Version).format)
+        header = msgspec.json.decode(data, type=ChainHeader)
         require_suite(header.suite)
+        _require_algorithm(header.hash, HASH)
+        _require_algorithm(header.signature, SIGNATURE)
         verify_signature(bytes.fromhex(header.root_public), header.signed(), bytes.fromhex(header.proof))
     except (msgspec.DecodeError, BadSignatureError, ValueError):
         raise DamagedError(
             f"the header {store / NAME} is not what was written; the log is kept; put the file back from a copy"
         ) from None
     return header
+
+
+def _require_algorithm(name: str, known: str) -> None:
+    if name != known:
+        raise UnsupportedError(
+            f"the chain uses {name!r}, which this program does not know (it knows {known}); "
+            "nothing was changed; use a newer version of atefs"
+        )
 
 
 def verify_root(header: ChainHeader, root: bytes) -> None:

@@ -13,6 +13,27 @@ from atedb.errors import InUseError
 NAME = "lock"
 
 
+def holder(store: Path) -> str | None:
+    """Who has the chain open for writing, in words; None when nobody has. Takes nothing and waits for nothing."""
+    try:
+        fd = os.open(store / NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise translated(error, f"opening {store / NAME}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return _holder(fd)
+    finally:
+        os.close(fd)
+    return None
+
+
+def _holder(fd: int) -> str:
+    return os.pread(fd, 256, 0).decode("utf-8", "replace").strip() or "an unknown process"
+
+
 class ChainLock:
     """Held from construction to `release`, or to the end of the process.
 
@@ -29,9 +50,9 @@ class ChainLock:
         try:
             fcntl.flock(self._fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError:
-            holder = os.pread(self._fd, 256, 0).decode("utf-8", "replace").strip() or "an unknown process"
+            who = _holder(self._fd)
             os.close(self._fd)
-            raise InUseError(f"{store} is in use by {holder}; nothing was changed; see: atefs status") from None
+            raise InUseError(f"{store} is in use by {who}; nothing was changed; see: atefs status") from None
         if not shared:
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)

@@ -60,4 +60,6 @@ class Manifest(msgspec.Struct, frozen=True):
 
 def load_manifest(disk: Disk, store: Path) -> Manifest:
     """The store's manifest. Raises DamagedError."""
+    if NAME not in disk.names(store):
+        raise DamagedError("the manifest is missing")
     return Manifest.decode(disk.read_bytes(store / NAME))

@@ -188,6 +188,7 @@ class Recovery:
             while offset < sealed.length:
                 # Bodies of sealed segments are verified when they are read: a rebuild need not touch the blobs.
                 frame = read_frame(lambda o, n: file.read(n, o), offset, bodies=False)
+                self._replay.verify(frame)
                 self._apply(frame, sealed.number, file)
                 offset = frame.end
         except RolledBackError:
@@ -205,9 +206,14 @@ class Recovery:
         file, offset = self._open(number)
         try:
             end = file.size()
+            if end < offset:
+                raise damage(
+                    number, end, f"batch {self._view.state.sequence} ended at {offset}, the file has {end} bytes"
+                )
             while offset < end:
                 try:
                     frame = read_frame(lambda o, n: file.read(n, o), offset, bodies=True)
+                    self._replay.verify(frame)
                 except DamagedError as error:
                     return self._judge_tail(file, offset, end, error)
                 try:

@@ -19,8 +19,10 @@ import msgspec
 
 from atedb.chain.disk import Disk
 from atedb.chain.event import Term
+from atedb.chain.format import SEGMENT_HEADER_SIZE
 from atedb.chain.sets import SetSealer, load_set, merge_set
 from atedb.crypto.hashing import Hasher, keyed
+from atedb.crypto.keys import KeyRing
 from atedb.errors import AteError, DamagedError, StorageError
 
 FOLDER = "view"
@@ -74,6 +76,35 @@ class ViewPlace(NamedTuple):
     disk: Disk
     sealer: SetSealer
     mac_key: bytes
+
+
+def view_place(disk: Disk, base: Path, keys: KeyRing) -> ViewPlace:
+    """The place of the view of the chain of `keys`, in the folder `base`."""
+    sealer = SetSealer(keys.purpose("view pages"), keys.suite)
+    return ViewPlace(base / FOLDER, base / SEAL, disk, sealer, keys.purpose("view seal"))
+
+
+def empty_state(chain_id: bytes) -> ViewState:
+    """The state before the first batch."""
+    return ViewState(VIEW_FORMAT, chain_id, 0, bytes(32), 1, SEGMENT_HEADER_SIZE, bytes(16), 0, {}, {}, (0, 0))
+
+
+def sealed_checkpoint(place: ViewPlace) -> int:
+    """The sequence of the checkpoint that the view's seal names, which the log had reached.
+
+    Compares the view's file with the seal, unless a checkpoint is just being written; LMDB is not involved. Raises
+    ViewUnusableError.
+    """
+    while True:
+        try:
+            mark = _read_seal(place)
+            if not mark.complete or mark.hash == _hash_file(place.folder / "data.mdb"):
+                return mark.sequence
+            if mark == _read_seal(place):
+                break
+        except (AteError, OSError, msgspec.DecodeError) as error:
+            raise ViewUnusableError(str(error)) from None
+    raise ViewUnusableError("the view's file is not what was written")
 
 
 class Overlay:

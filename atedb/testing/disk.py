@@ -1,8 +1,8 @@
 """A disk that loses power: what was not synced may be dropped, torn or reordered.
 
-Files really lie in a folder, so that whatever bypasses `Disk` (LMDB) sees them; beside them the disk remembers what is on
-stable storage and what is not. At the chosen step it cuts the power; `survivors` then writes out one of the states in
-which the folder may come back.
+Files really lie in a folder, so that whatever bypasses `Disk` (LMDB) sees them; beside them the disk remembers what is
+on stable storage and what is not. At the chosen step it cuts the power; `survivors` then writes out one of the states
+in which the folder may come back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from atedb.chain.disk import Buffer, RealDisk, RealFile, translated
 SECTOR = 512
 
 
-class PowerCut(BaseException):  # noqa: N818 - not an error of the program: nothing may catch it
+class PowerCut(BaseException):
     """The power is gone; nothing reaches the disk from here on."""
 
 

@@ -16,7 +16,7 @@ import trio
 
 from atedb.chain.chain import Chain
 from atedb.errors import AteError, ExitCode
-from atefs.mount import kernel, mountinfo, places
+from atefs.mount import kernel, mountinfo
 from atefs.mount.adapter import KernelAdapter
 from atefs.mount.adapter_pyfuse3 import PyfuseAdapter
 from atefs.mount.committer import Committer
@@ -24,6 +24,7 @@ from atefs.mount.control import ControlServer, Tell
 from atefs.mount.daemon import Report
 from atefs.mount.loop import RequestLoop
 from atefs.mount.notify import notify
+from atefs.mount.opening import open_chain
 from atefs.mount.options import MountOptions
 from atefs.mount.reaper import Reaper
 from atefs.vault.vault import Vault
@@ -68,7 +69,10 @@ class Driver:
         Raises AteError when the vault cannot be opened or mounted.
         """
         plan = self._plan
-        self._chain = open_chain(plan, self._report.progress)
+        self._chain = open_chain(
+            plan.store, plan.root, read_only=plan.options.read_only, accept_rollback=plan.options.accept_rollback,
+            progress=self._report.progress,
+        )  # fmt: skip
         try:
             self._vault = Vault(self._chain, read_only=plan.options.read_only)
             self._chain.nowait = True
@@ -171,7 +175,7 @@ class Driver:
             "mounted": True,
             "pid": os.getpid(),
             "store": os.fspath(plan.store),
-            "chain": chain.header.chain_id,
+            "chain": chain.header.chain_id.hex(),
             "read_only": plan.options.read_only or chain.failed is not None,
             "error": str(error) if error else None,
             "started": self._started,
@@ -211,16 +215,6 @@ class Driver:
         await tell({"phase": "close"})
         await self._ended.wait()
         return {"durable": self._chain.durable, "pid": os.getpid()}
-
-
-def open_chain(plan: MountPlan, progress: Callable[[int, int], None]) -> Chain:
-    """The chain of the plan, opened as its options say."""
-    from atefs.vault.codec import terms_of
-
-    return Chain.open(
-        plan.store, plan.root, terms=terms_of, read_only=plan.options.read_only, heads=places.heads_folder(),
-        accept_rollback=plan.options.accept_rollback, progress=progress,
-    )  # fmt: skip
 
 
 def kernel_options(options: MountOptions) -> frozenset[str]:

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from atedb.chain.event import Change, Term
+from atedb.chain.event import Change, Lane, Term
 from atedb.errors import AteError
 from atefs.vault.codec import Keys
-
-
-class Stats(Protocol):
-    """What the vault reads of a chain's counters."""
-
-    @property
-    def live_bytes(self) -> int: ...
-
-    @property
-    def stored_bytes(self) -> int: ...
-
-    @property
-    def meta_objects(self) -> int: ...
 
 
 class Log(Keys, Protocol):
     """What the vault needs of a chain (`atedb.chain.chain.Chain`)."""
 
     @property
-    def stats(self) -> Stats: ...
+    def live_bytes(self) -> int: ...
+
+    @property
+    def stored_bytes(self) -> int: ...
 
     @property
     def read_only(self) -> bool: ...
@@ -38,7 +29,9 @@ class Log(Keys, Protocol):
 
     def members(self, group: bytes) -> dict[bytes, bytes]: ...
 
-    def commit(self, changes: list[Change]) -> int: ...
+    def commit(self, changes: Sequence[Change]) -> int: ...
+
+    def object_count(self, lane: Lane) -> int: ...
 
     def free_bytes(self) -> int: ...
 

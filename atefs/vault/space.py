@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from atedb.chain.event import Lane
 from atedb.errors import NoSpaceError, ReadOnlyError
 from atefs.errors import QuotaError
 from atefs.vault.inode import StatFs
@@ -25,8 +26,8 @@ class Space:
 
     def check_writable(self) -> None:
         """Raises ReadOnlyError when nothing may change."""
-        if self._read_only or self._log.read_only:
-            failed = self._log.failed
+        failed = self._log.failed
+        if self._read_only or self._log.read_only or failed is not None:
             cause = f" after a failure ({failed})" if failed else ""
             raise ReadOnlyError(f"The vault is read-only{cause}; nothing was changed.")
 
@@ -47,25 +48,24 @@ class Space:
 
     def statfs(self) -> StatFs:
         """The size of the vault as man 3 statvfs has it: the quota, or the disk's free space and what is stored."""
-        stats = self._log.stats
         waiting = self.dirty + self.in_flight
         free = max(0, self._log.free_bytes() - waiting)
-        total = free + stats.stored_bytes + waiting
+        total = free + self._log.stored_bytes + waiting
         if self._superblock.quota:
             total = min(total, self._superblock.quota)
-            free = min(free, max(0, total - stats.live_bytes - waiting))
-        files = stats.meta_objects // 2
+            free = min(free, max(0, total - self._log.live_bytes - waiting))
+        files = self._log.object_count(Lane.META) // 2
         pages = free // PAGE
         return StatFs(total // PAGE, pages, pages, max(_FILES, files), max(_FILES, files) - files, NAME_MAX, PAGE)
 
     def _measure(self) -> None:
         room = self._log.free_bytes() - self.in_flight
         if self._superblock.quota:
-            room = min(room, self._superblock.quota - self._log.stats.live_bytes - self.in_flight)
+            room = min(room, self._superblock.quota - self._log.live_bytes - self.in_flight)
         self._room = room
 
     def _refuse(self) -> None:
         quota = self._superblock.quota
-        if quota and quota - self._log.stats.live_bytes <= self._log.free_bytes():
+        if quota and quota - self._log.live_bytes <= self._log.free_bytes():
             raise QuotaError(f"The vault's quota of {quota} bytes is used up; nothing was written. Delete something.")
         raise NoSpaceError("The disk that holds the vault is full; nothing was written. Make room on it, or delete.")

@@ -52,12 +52,11 @@ class ChainMachine(RuleBasedStateMachine):
     def commit(self, changes: dict[bytes, tuple[Lane, bytes, bool]]) -> None:
         batch = []
         for name, (lane, body, compress) in changes.items():
-            if name in self.model:  # an object stays on its lane
-                lane = self.model[name][0]
-            full = self.row(name) + body if lane == Lane.META else body
-            terms = terms_of(False, full) if lane == Lane.META else ()
-            batch.append(Change(self.key(name), lane, full, compress=compress, terms=terms))
-            self.model[name] = lane, full
+            kept = self.model[name][0] if name in self.model else lane  # an object stays on its lane
+            full = self.row(name) + body if kept == Lane.META else body
+            terms = terms_of(False, full) if kept == Lane.META else ()
+            batch.append(Change(self.key(name), kept, full, compress=compress, terms=terms))
+            self.model[name] = kept, full
         self.chain.commit(batch)
 
     @rule(name=names)

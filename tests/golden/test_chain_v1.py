@@ -1,4 +1,4 @@
-"""The format, version 1: what this program writes, and what it wrote when the version was fixed, both read by others."""
+"""Format version 1: what this program writes, and what it wrote when the version was fixed, read by another."""
 
 from __future__ import annotations
 

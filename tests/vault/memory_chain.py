@@ -6,7 +6,7 @@ writes, and can pretend that nothing is in memory yet.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,16 +18,8 @@ from atefs.vault.codec import terms_of
 
 
 @dataclass
-class MemoryStats:
-    live_bytes: int = 0
-    stored_bytes: int = 0
-    meta_objects: int = 0
-    blob_objects: int = 0
-
-
-@dataclass
 class MemoryBatch:
-    changes: list[Change]
+    changes: Sequence[Change]
     bodies: list[bytes] = field(default_factory=list)
     written: bool = False
 
@@ -39,7 +31,7 @@ class MemoryChain:
         self.objects: dict[bytes, tuple[Lane, bytes]] = {}
         self.sets: dict[bytes, dict[bytes, bytes]] = {}
         self.log: list[list[tuple[bool, Lane, bytes, bytes]]] = []
-        self.stats = MemoryStats()
+        self.live_bytes = self.stored_bytes = 0
         self.read_only = False
         self.failed: AteError | None = None
         self.capacity = 1 << 40
@@ -68,7 +60,7 @@ class MemoryChain:
         self._touch(group)
         return dict(self.sets.get(group, {}))
 
-    def prepare(self, changes: list[Change]) -> MemoryBatch:
+    def prepare(self, changes: Sequence[Change]) -> MemoryBatch:
         assert self._in_flight is None, "one batch in flight at a time"
         assert len({change.key for change in changes}) == len(changes), "a batch has each object once"
         self._in_flight = MemoryBatch(changes)
@@ -92,15 +84,15 @@ class MemoryChain:
             self._forget(change.key)
             if not change.tombstone:
                 self.objects[change.key] = (change.lane, body)
-                self.stats.live_bytes += len(body)
-                self.stats.stored_bytes += len(body)
+                self.live_bytes += len(body)
+                self.stored_bytes += len(body)
             self._apply(change.terms)
 
     def abandon(self, batch: MemoryBatch) -> None:
         assert self._in_flight is batch
         self._in_flight = None
 
-    def commit(self, changes: list[Change]) -> int:
+    def commit(self, changes: Sequence[Change]) -> int:
         batch = self.prepare(changes)
         try:
             self.write(batch)
@@ -113,9 +105,12 @@ class MemoryChain:
     def barrier(self) -> int:
         return len(self.log)
 
+    def object_count(self, lane: Lane) -> int:
+        return sum(1 for held, _ in self.objects.values() if held is lane)
+
     def free_bytes(self) -> int:
         self.free_calls += 1
-        return self.capacity - self.stats.stored_bytes
+        return self.capacity - self.stored_bytes
 
     @contextmanager
     def nothing_resident(self) -> Iterator[None]:
@@ -147,7 +142,7 @@ class MemoryChain:
     def _forget(self, key: bytes) -> None:
         old = self.objects.pop(key, None)
         if old is not None:
-            self.stats.live_bytes -= len(old[1])
+            self.live_bytes -= len(old[1])
 
     def _apply(self, terms: tuple[Term, ...]) -> None:
         for group, member, value in terms:

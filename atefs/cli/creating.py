@@ -1,0 +1,124 @@
+"""`atefs init`, and what the first `atefs mount` does: making a vault."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from atedb.errors import StoreExistsError
+from atefs.cli import output, secrets
+
+if TYPE_CHECKING:
+    from atedb.crypto.slots import Secret
+
+
+@click.command()
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--quota", type=str, metavar="SIZE", help="Refuse to hold more than this, for example 20G.")
+@secrets.secret_options
+@output.json_option
+def init(
+    store: Path, quota: str | None, as_json: bool, passphrase_file: Path | None, passphrase_fd: int | None,
+    key_file: Path | None,
+) -> None:  # fmt: skip
+    """Make a new vault in the folder STORE, without mounting it.
+
+    A recovery code is printed once: it opens the vault when the passphrase is lost.
+
+    \b
+    Examples:
+      atefs init /srv/vaults/photos
+      atefs mount ~/photos /srv/vaults/photos
+    """
+    store = Path(os.path.abspath(store))
+    limit = parse_size(quota) if quota else 0
+    refuse_existing(store)
+    with secrets.new_secret(secrets.source(passphrase_file, passphrase_fd, key_file)) as secret:
+        code = create_store(store, secret, quota=limit)
+    if as_json:
+        output.print_json({"store": store, "recovery_code": code})
+    else:
+        click.echo(f"Made a vault in {store}.")
+        show_recovery_code(code)
+        click.echo(f"Mount it with: atefs mount MOUNTPOINT {store}")
+
+
+def refuse_existing(store: Path) -> None:
+    """Raise StoreExistsError unless a store can be made here."""
+    if (store / "chain").exists():
+        raise StoreExistsError(
+            f"there is a vault in {store} already; nothing was changed; mount it: atefs mount MOUNTPOINT {store}"
+        )
+    if store.exists() and (not store.is_dir() or any(store.iterdir())):
+        raise StoreExistsError(f"{store} is there and is not an empty folder; nothing was changed; name another folder")
+
+
+def create_store(store: Path, secret: Secret, *, quota: int = 0) -> str:
+    """A new vault in the folder `store`, which opens with the secret; its recovery code.
+
+    Made beside its place and moved there when it is whole and durable: a crash leaves no half of a vault. quota: bytes,
+    0 for none. Raises StoreExistsError and what the disk answers.
+    """
+    from atedb.chain.chain import Chain
+    from atedb.crypto.aead import random_bytes
+    from atedb.crypto.recovery_code import generate_code
+    from atedb.crypto.slots import KeySlots, Secret
+    from atefs.mount import places
+    from atefs.vault.vault import Vault
+
+    refuse_existing(store)
+    root = random_bytes(32)
+    code = generate_code()
+    slots = KeySlots.create(root)
+    slots.add(root, secret, "first key")
+    slots.add(root, Secret.recovery_code(code), "recovery code")
+    store.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+    unfinished = store.with_name(f".{store.name}.new-{os.getpid()}")
+    try:
+        chain = Chain.create(unfinished, root, heads=places.heads_folder())
+        try:
+            Vault.make(chain, uid=os.getuid(), gid=os.getgid(), quota=quota)
+            slots.save(unfinished)
+        finally:
+            chain.close()
+        unfinished.rename(store)
+        _sync_folder(store.parent)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return code
+
+
+def _sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def show_recovery_code(code: str) -> None:
+    """The one time that it is shown."""
+    click.echo()
+    click.echo("Recovery code, shown this once. Whoever has it can open the vault; write it down and keep it safe:")
+    click.echo()
+    click.echo(f"    {code}")
+    click.echo()
+
+
+def parse_size(text: str) -> int:
+    """ "20G" as bytes; K, M, G and T are powers of 1024. Raises click.BadParameter."""
+    units = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+    number = text.strip().upper().removesuffix("B").removesuffix("I")
+    unit = number[-1:] if number[-1:] in units else ""
+    try:
+        value = float(number.removesuffix(unit) if unit else number)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise click.BadParameter(f"{text!r} is not a size; write for example 20G")
+    return int(value * (1 << units[unit]))

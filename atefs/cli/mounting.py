@@ -1,0 +1,304 @@
+"""`atefs mount`, `atefs umount`, `atefs status`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from atedb.errors import AteError, ExitCode, StoreNotFoundError
+from atefs.cli import output, secrets
+from atefs.mount.options import MountOptions
+from atefs.mount.options import parse as parse_options
+
+_HOLDERS_SHOWN = 10
+
+
+@click.command()
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("url", required=False, metavar="[URL]")
+@click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground, and log to the terminal.")
+@click.option("-r", "--read-only", is_flag=True, help="Mount without the right to change anything.")
+@click.option("--allow-other", is_flag=True, help="Let other users in, as far as permissions allow it.")
+@click.option("--accept-rollback", is_flag=True, help="Accept a store older than what this machine has seen of it.")
+@click.option("-o", "options", multiple=True, metavar="OPTIONS", help="Mount options, as in /etc/fstab.")
+@secrets.secret_options
+@click.pass_context
+def mount(
+    ctx: click.Context, mountpoint: Path, url: str | None, foreground: bool, read_only: bool, allow_other: bool,
+    accept_rollback: bool, options: tuple[str, ...], passphrase_file: Path | None, passphrase_fd: int | None,
+    key_file: Path | None,
+) -> int:  # fmt: skip
+    """Mount a vault on the folder MOUNTPOINT.
+
+    Without URL this is the local vault that belongs to MOUNTPOINT; the first time, it is made: a passphrase is asked
+    for twice, and a recovery code printed once. URL may be the folder of another store.
+
+    \b
+    Examples:
+      atefs mount ~/vault
+      atefs mount --read-only ~/old /media/backup/vault
+      atefs mount --passphrase-file /run/secrets/vault ~/vault
+    In /etc/fstab:
+      /srv/vault  /home/me/vault  atefs  passphrase-file=/root/vault.pass,allow_other,nofail  0 0
+
+    \b
+    Options after -o: ro, rw, allow_other, nonempty, accept_rollback, passphrase-file=FILE, key-file=FILE,
+    log-file=FILE, nosuid, nodev, noexec, noatime, sync, dirsync; what only mount(8) needs is ignored.
+    """
+    base = MountOptions(read_only=read_only, allow_other=allow_other, accept_rollback=accept_rollback)
+    parsed = parse_options(options, base)
+    where = secrets.source(
+        passphrase_file or parsed.passphrase_file, passphrase_fd, key_file or parsed.key_file
+    )
+    return mount_vault(mountpoint, url, parsed, where, foreground=foreground, debug=ctx.obj["debug"])
+
+
+def mount_vault(
+    mountpoint: Path, url: str | None, options: MountOptions, where: secrets.SecretSource, *, foreground: bool,
+    debug: bool, may_make: bool = True,
+) -> int:  # fmt: skip
+    """Mount; the exit code. may_make: whether a local vault that does not exist yet is made."""
+    from atefs.cli import opening
+    from atefs.mount import places, preflight
+
+    mountpoint = places.canonical(mountpoint)
+    store = places.store_of(mountpoint, url)
+    preflight.require_fuse()
+    preflight.clear_mountpoint(mountpoint)
+    if not opening.is_store(store):
+        if url is not None or not may_make:
+            raise StoreNotFoundError(f"there is no vault in {store}; nothing was changed; make one: atefs init {store}")
+        if options.read_only:
+            raise StoreNotFoundError(
+                f"there is no vault for {mountpoint} yet, and a read-only one would be of no use; "
+                f"nothing was changed; make it with: atefs mount {mountpoint}"
+            )
+        root = _make(mountpoint, store, options, where)
+    else:
+        preflight.require_mountpoint(mountpoint, nonempty=options.nonempty)
+        root = opening.unlock(store, where)
+    return _serve(mountpoint, store, options, root, foreground=foreground, debug=debug)
+
+
+def _make(mountpoint: Path, store: Path, options: MountOptions, where: secrets.SecretSource) -> bytes:
+    """The first mount at a place: make its vault, and the mount point if need be. The root key."""
+    from atedb.crypto.slots import KeySlots
+    from atefs.cli.creating import create_store, show_recovery_code
+    from atefs.mount import preflight
+
+    if mountpoint.parent.is_dir() and not os.path.lexists(mountpoint):
+        made = True
+    else:
+        preflight.require_mountpoint(mountpoint, nonempty=options.nonempty)
+        made = False
+    click.echo(f"There is no vault for {mountpoint} yet; making one in {store}.")
+    with secrets.new_secret(where) as secret:
+        if made:
+            mountpoint.mkdir(mode=0o700)
+        show_recovery_code(create_store(store, secret))
+        return KeySlots.load(store).unlock(secret)
+
+
+def _serve(
+    mountpoint: Path, store: Path, options: MountOptions, root: bytes, *, foreground: bool, debug: bool
+) -> int:
+    from atefs.mount import daemon, logs, places
+    from atefs.mount.driver import Driver, MountPlan
+
+    plan = MountPlan(mountpoint, store, options, root)
+    if foreground:
+        logs.to_stderr(debug=debug)
+        return Driver(plan, _Terminal(mountpoint)).run()
+    log = options.log_file or places.log_file(mountpoint)
+    logs.to_file(log, debug=debug)
+    with output.progress("reading the log") as progress:
+        daemon.in_background(lambda report: Driver(plan, report).run(), log, progress)
+    click.echo(f"Mounted {mountpoint}.")
+    return ExitCode.OK
+
+
+class _Terminal:
+    """Tells the person in front how far a foreground mount is."""
+
+    def __init__(self, mountpoint: Path) -> None:
+        self._mountpoint = mountpoint
+
+    def progress(self, done: int, total: int) -> None:
+        pass
+
+    def ready(self) -> None:
+        click.echo(f"Mounted {self._mountpoint}. Ctrl-C unmounts it.")
+
+
+# -- umount
+
+
+@click.command()
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.option("-l", "--lazy", is_flag=True, help="Unmount even while it is in use; whoever uses it gets errors.")
+def umount(mountpoint: Path, lazy: bool) -> None:
+    """Unmount the vault on MOUNTPOINT; returns when all that was written is safe on disk.
+
+    When somebody still uses it, it stays mounted, and who that is is said.
+
+    \b
+    Example:
+      atefs umount ~/vault
+    """
+    from atefs.mount import client, mountinfo, places, preflight
+
+    mountpoint = places.canonical(mountpoint)
+    mount_ = mountinfo.find(mountpoint)
+    if mount_ is None or not mount_.ours:
+        raise StoreNotFoundError(f"no vault is mounted at {mountpoint}; nothing was changed; see: atefs status")
+    if preflight.pulse(mountpoint) is preflight.Pulse.DEAD:
+        preflight.clear_mountpoint(mountpoint)
+        click.echo(f"The driver of {mountpoint} had ended already; what it left was cleared away.")
+        return
+    pid = int(client.ask(mountpoint, "status")["pid"])
+    watch = client.Watch(pid)
+    try:
+        _ask_to_unmount(mountpoint, mount_, pid, lazy)
+        while not watch.ended(60):
+            click.echo(f"The driver (process {pid}) is still closing the vault …", err=True)
+    finally:
+        watch.close()
+    click.echo(f"Unmounted {mountpoint}; all of it is safe on disk.")
+
+
+def _ask_to_unmount(mountpoint: Path, mount_: Any, pid: int, lazy: bool) -> None:
+    import signal
+
+    from atefs.mount import client, holders
+
+    if lazy:
+        os.kill(pid, signal.SIGTERM)
+        return
+    with _Spinner() as spinner:
+        try:
+            client.ask(mountpoint, "umount", spinner.show, patience=None)
+        except client.NoDriverError:
+            return  # it may have ended before it could answer: whoever calls looks
+        except client.RefusedError as error:
+            if error.exit_code != ExitCode.BUSY:
+                raise
+            found = holders.holders(mountpoint, mount_.device)
+            users = "".join(f"\n  {holder}" for holder in found[:_HOLDERS_SHOWN])
+            more = f"\n  and {len(found) - _HOLDERS_SHOWN} more" if len(found) > _HOLDERS_SHOWN else ""
+            raise client.RefusedError(
+                f"{error}; end what uses it and try again, or force it with: atefs umount --lazy {mountpoint}"
+                f"{users}{more}",
+                ExitCode.BUSY,
+            ) from None
+
+
+class _Spinner:
+    """One line on a terminal that says how far an unmount is, when it takes longer than a second."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._shown = False
+
+    def __enter__(self) -> _Spinner:
+        return self
+
+    def show(self, state: dict[str, Any]) -> None:
+        if not sys.stderr.isatty() or time.monotonic() - self._start < output.PATIENCE:
+            return
+        text = {
+            "sync": f"writing: {output.size(state.get('bytes', 0))} done, {output.size(state.get('left', 0))} waiting",
+            "unmount": "unmounting",
+            "close": "closing the vault",
+        }.get(state["phase"], state["phase"])
+        width = shutil.get_terminal_size().columns - 1
+        click.echo("\r" + text[:width].ljust(width), nl=False, err=True)
+        self._shown = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            click.echo("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r", nl=False, err=True)
+
+
+# -- status
+
+
+@click.command()
+@click.argument("mountpoint", required=False, type=click.Path(path_type=Path))
+@output.json_option
+def status(mountpoint: Path | None, as_json: bool) -> int:
+    """Show the vault mounted on MOUNTPOINT, or all that are mounted.
+
+    \b
+    Examples:
+      atefs status
+      atefs status ~/vault --json | jq .pid
+    """
+    from atefs.mount import mountinfo, places
+
+    if mountpoint is None:
+        states = [_state(mount_.mountpoint) for mount_ in mountinfo.ours()]
+        if as_json:
+            output.print_json(states)
+        elif states:
+            rows = [[s["mountpoint"], s["pid"] or "-", s["store"] or "-", _health(s)] for s in states]
+            output.table(["MOUNTPOINT", "PID", "STORE", "STATE"], rows)
+        else:
+            click.echo("No vault is mounted. Mount one with: atefs mount MOUNTPOINT")
+        return ExitCode.OK
+    path = places.canonical(mountpoint)
+    found = mountinfo.find(path) or mountinfo.covering(path)
+    if found is None or not found.ours:
+        if as_json:
+            output.print_json({"mountpoint": path, "mounted": False, "pid": None})
+            return ExitCode.NOT_FOUND
+        raise StoreNotFoundError(f"no vault is mounted at {path}; mount it with: atefs mount {path}")
+    state = _state(found.mountpoint)
+    if as_json:
+        output.print_json(state)
+    else:
+        _show(state)
+    return ExitCode.OK if state["pid"] else ExitCode.FAILED
+
+
+def _state(mountpoint: Path) -> dict[str, Any]:
+    """What the driver says of itself; without a driver, that."""
+    from atefs.mount import client
+
+    try:
+        return client.ask(mountpoint, "status")
+    except AteError as error:
+        return {"mountpoint": mountpoint, "mounted": True, "pid": None, "store": None, "error": str(error)}
+
+
+def _health(state: dict[str, Any]) -> str:
+    if state["pid"] is None:
+        return "the driver does not answer"
+    if state["error"]:
+        return f"failed: {state['error']}"
+    waiting = f", {output.size(state['dirty_bytes'])} to be committed" if state["dirty_bytes"] else ""
+    return ("read-only" if state["read_only"] else "mounted") + waiting
+
+
+def _show(state: dict[str, Any]) -> None:
+    if state["pid"] is None:
+        click.echo(f"{state['mountpoint']}: {state['error']}")
+        return
+    output.fields(
+        {
+            "mount point": state["mountpoint"],
+            "state": _health(state),
+            "driver": f"process {state['pid']}, for {(time.time() - state['started']) / 60:.0f} min",
+            "store": state["store"],
+            "chain": state["chain"],
+            "live data": output.size(state["live_bytes"]),
+            "log": output.size(state["stored_bytes"]),
+            "free": output.size(state["free_bytes"]),
+            "batches": f"{state['written']} written, {state['durable']} on stable storage",
+        }
+    )

@@ -1,0 +1,37 @@
+"""Opening the chain of a vault, in the one way that every command does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from atedb.chain.chain import Chain
+from atedb.chain.disk import RealDisk
+from atedb.chain.header import load_header, verify_root
+from atedb.crypto.keys import KeyRing
+from atefs.mount import places
+from atefs.vault.codec import terms_of
+
+
+class _Names:
+    """Names objects and sets as the chain does, before there is an open chain."""
+
+    def __init__(self, keys: KeyRing) -> None:
+        self.object_key = self.group_key = keys.object_key
+
+
+def open_chain(
+    store: Path, root: bytes, *, read_only: bool = False, accept_rollback: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Chain:  # fmt: skip
+    """The chain in the folder, for the vault with this root key.
+
+    progress: called with bytes done and in all while a long log is replayed. Raises what `Chain.open` does.
+    """
+    header = load_header(RealDisk(), store)
+    verify_root(header, root)
+    return Chain.open(
+        store, root, terms=terms_of(_Names(KeyRing(root, header.chain_id, header.suite))),
+        read_only=read_only,
+        heads=places.heads_folder(), accept_rollback=accept_rollback, progress=progress,
+    )  # fmt: skip
