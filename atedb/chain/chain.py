@@ -328,7 +328,7 @@ class Chain:
             self.end_checkpoint(written=written)
 
     def records(self) -> Iterator[tuple[bytes, Record]]:
-        """Every object's key and newest record, tombstones included, as of the last checkpoint."""
+        """Every object's key and newest record, tombstones included. Nothing may be committed meanwhile."""
         for key, row in self._view.records():
             yield key, unpack_record(row)
 

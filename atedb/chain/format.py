@@ -168,6 +168,18 @@ class BatchHead(NamedTuple):
         parts.append(self.claim)
         return b"".join(parts)
 
+    @staticmethod
+    def measure(data: bytes) -> int:
+        """How many bytes the head at the start of `data` takes. Raises DamagedError."""
+        try:
+            *_, keys, statements, claim = _HEAD.unpack_from(data)
+            offset = int(_HEAD.size + keys * _KEY_SLOT.size)
+            for _ in range(statements):
+                offset += _STATEMENT.size + _STATEMENT.unpack_from(data, offset)[1]
+        except struct.error:
+            raise DamagedError("a batch head is cut short") from None
+        return offset + int(claim)
+
     @classmethod
     def decode(cls, data: bytes) -> BatchHead:
         """Raises DamagedError."""

@@ -11,6 +11,8 @@ from atedb.chain.format import (
     EVENT_SIZE,
     FRAME_HEADER_SIZE,
     FRAME_MAGIC,
+    MAX_FRAME,
+    MAX_HEAD,
     BatchHead,
     Event,
     FrameHeader,
@@ -18,7 +20,7 @@ from atedb.chain.format import (
     event_hash,
     event_root,
 )
-from atedb.crypto.signing import BadSignatureError, Certificate, verify_signature
+from atedb.crypto.signing import SIGNATURE_SIZE, BadSignatureError, Certificate, verify_signature
 from atedb.errors import DamagedError
 
 Read = Callable[[int, int], bytes | bytearray]
@@ -51,12 +53,12 @@ class Frame(NamedTuple):
             at += event.length
 
 
-def read_frame(read: Read, offset: int, *, bodies: bool) -> Frame:
-    """The frame at `offset`. bodies: also compare every sealed body with its hash.
+def read_frame(read: Read, offset: int, *, bodies: bool, header: FrameHeader | None = None) -> Frame:
+    """The frame at `offset`. bodies: also compare every sealed body with its hash. header: instead of the one there.
 
     Raises DamagedError. Memory is bounded by the format's limits on a head and on one body.
     """
-    header = FrameHeader.decode(bytes(read(offset, FRAME_HEADER_SIZE)))
+    header = header or FrameHeader.decode(bytes(read(offset, FRAME_HEADER_SIZE)))
     front = bytes(read(offset, header.length if bodies and header.length <= _SMALL else header.bodies_offset))
     if len(front) < header.bodies_offset:
         raise DamagedError("a frame is cut short")
@@ -70,6 +72,25 @@ def read_frame(read: Read, offset: int, *, bodies: bool) -> Frame:
     if bodies:
         _verify_bodies(frame, front, read)
     return frame
+
+
+def infer_header(read: Read, offset: int) -> FrameHeader:
+    """The frame header that must have been at `offset`, by the batch head and event table that follow it.
+
+    Nothing of it is proven: `read_frame` with it does that. Raises DamagedError.
+    """
+    after = offset + FRAME_HEADER_SIZE
+    size = BatchHead.measure(bytes(read(after, MAX_HEAD)))
+    head = BatchHead.decode(bytes(read(after, size)))
+    table = bytes(read(after + size + SIGNATURE_SIZE, head.events * EVENT_SIZE))
+    if len(table) != head.events * EVENT_SIZE:
+        raise DamagedError("an event table is cut short")
+    bodies = sum(Event.decode(table[i : i + EVENT_SIZE]).length for i in range(0, len(table), EVENT_SIZE))
+    length = FRAME_HEADER_SIZE + size + SIGNATURE_SIZE + len(table) + bodies
+    length += -length % ALIGNMENT
+    if length > MAX_FRAME:
+        raise DamagedError("a frame exceeds the format's limits")
+    return FrameHeader(length, size, head.events, 0, SIGNATURE_SIZE, 0)
 
 
 def _verify_table(frame: Frame) -> None:

@@ -239,7 +239,7 @@ class Recovery:
 
     def _judge_tail(self, file: File, offset: int, end: int, error: DamagedError) -> int | None:
         """Where to cut, or None when only zeros follow. Raises DamagedError when acknowledged bytes are gone."""
-        if _is_zero(file, offset, end):
+        if is_zero(file, offset, end):
             return None
         number, expected = self._manifest.active, self._view.state.sequence + 1
         later = [f for f in find_frames(lambda o, n: file.read(n, o), offset, end) if f.head.sequence > expected]
@@ -254,7 +254,8 @@ class Recovery:
         return offset
 
 
-def _is_zero(file: File, offset: int, end: int) -> bool:
+def is_zero(file: File, offset: int, end: int) -> bool:
+    """Whether a file holds nothing but zeros between two offsets."""
     while offset < end:
         piece = file.read(min(_PIECE, end - offset), offset)
         if piece.count(0) != len(piece):

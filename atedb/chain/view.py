@@ -10,7 +10,7 @@ is thrown away and rebuilt from the log.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -259,10 +259,14 @@ class View:
         for group, member, value in terms:
             sets.setdefault(group, {})[member] = value
 
-    def records(self) -> Iterable[tuple[bytes, bytes]]:
-        """Every object's key and record. Only right after a checkpoint."""
-        with self._env.begin() as txn:
-            yield from txn.cursor(db=self._objects)
+    def records(self) -> Iterator[tuple[bytes, bytes]]:
+        """Every object's key and newest record. The view must not change meanwhile."""
+        overlays = [overlay.records for overlay in (self._fresh, self._frozen) if overlay is not None]
+        for key, row in self._txn.cursor(db=self._objects):
+            if not any(key in newer for newer in overlays):
+                yield key, row
+        for place, newer in enumerate(overlays):
+            yield from ((key, row) for key, row in newer.items() if not any(key in o for o in overlays[:place]))
 
     def begin_checkpoint(self) -> Checkpoint:
         """Set the overlay aside for `Checkpoint.write`. `state` must be that of a durable log."""

@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 @click.option("--quota", type=str, metavar="SIZE", help="Refuse to hold more than this, for example 20G.")
 @secrets.secret_options
 @output.json_option
-def init(
-    store: Path, quota: str | None, as_json: bool, passphrase_file: Path | None, passphrase_fd: int | None,
-    key_file: Path | None,
-) -> None:  # fmt: skip
+def init(store: Path, *, quota: str | None, secret: secrets.SecretSource, as_json: bool) -> None:
     """Make a new vault in the folder STORE, without mounting it.
 
     A recovery code is printed once: it opens the vault when the passphrase is lost.
@@ -37,8 +34,8 @@ def init(
     store = Path(os.path.abspath(store))
     limit = parse_size(quota) if quota else 0
     refuse_existing(store)
-    with secrets.new_secret(secrets.source(passphrase_file, passphrase_fd, key_file)) as secret:
-        code = create_store(store, secret, quota=limit)
+    with secrets.new_secret(secret) as first:
+        code = create_store(store, first, quota=limit)
     if as_json:
         output.print_json({"store": store, "recovery_code": code})
     else:

@@ -70,8 +70,10 @@ def atefs(ctx: click.Context, debug: bool) -> None:
       atefs status
       atefs umount ~/vault       returns when all of it is safe on disk
 
-    Secrets are asked for, or come from --passphrase-file, ATE_PASSPHRASE_FILE, --passphrase-fd or --key-file; never from
-    the command line. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 wrong secret, 4 in use, 5 not found, 6 damaged,
+    Secrets are asked for, or come from --passphrase-file, ATE_PASSPHRASE_FILE, --passphrase-fd or --key-file; never
+    from the command line.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 wrong secret, 4 in use, 5 not found, 6 damaged,
     7 rolled back, 8 not supported, 9 no space, 10 read-only, 11 no FUSE, 12 busy, 13 exists already, 14 I/O error.
     """
     ctx.obj = {"debug": debug}
@@ -98,7 +100,7 @@ def run(command: click.Command, arguments: Sequence[str] | None, name: str = "at
         return _failed(name, str(error), error.exit_code, debug)
     except BrokenPipeError:
         # Whoever read our output has gone; keep the interpreter from complaining about it while it ends.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return ExitCode.OK
     except OSError as error:
         return _failed(name, f"{error.filename or 'the system'}: {error.strerror or error}", ExitCode.IO, debug)

@@ -30,9 +30,8 @@ _HOLDERS_SHOWN = 10
 @secrets.secret_options
 @click.pass_context
 def mount(
-    ctx: click.Context, mountpoint: Path, url: str | None, foreground: bool, read_only: bool, allow_other: bool,
-    accept_rollback: bool, options: tuple[str, ...], passphrase_file: Path | None, passphrase_fd: int | None,
-    key_file: Path | None,
+    ctx: click.Context, mountpoint: Path, url: str | None, *, foreground: bool, read_only: bool, allow_other: bool,
+    accept_rollback: bool, options: tuple[str, ...], secret: secrets.SecretSource,
 ) -> int:  # fmt: skip
     """Mount a vault on the folder MOUNTPOINT.
 
@@ -53,9 +52,7 @@ def mount(
     """
     base = MountOptions(read_only=read_only, allow_other=allow_other, accept_rollback=accept_rollback)
     parsed = parse_options(options, base)
-    where = secrets.source(
-        passphrase_file or parsed.passphrase_file, passphrase_fd, key_file or parsed.key_file
-    )
+    where = secret.or_else(parsed.passphrase_file, parsed.key_file)
     return mount_vault(mountpoint, url, parsed, where, foreground=foreground, debug=ctx.obj["debug"])
 
 
@@ -105,9 +102,7 @@ def _make(mountpoint: Path, store: Path, options: MountOptions, where: secrets.S
         return KeySlots.load(store).unlock(secret)
 
 
-def _serve(
-    mountpoint: Path, store: Path, options: MountOptions, root: bytes, *, foreground: bool, debug: bool
-) -> int:
+def _serve(mountpoint: Path, store: Path, options: MountOptions, root: bytes, *, foreground: bool, debug: bool) -> int:
     from atefs.mount import daemon, logs, places
     from atefs.mount.driver import Driver, MountPlan
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 import sys
@@ -38,6 +39,15 @@ class SecretSource:
     passphrase_fd: int | None = None
     key_file: Path | None = None
 
+    def or_else(self, passphrase_file: Path | None, key_file: Path | None) -> SecretSource:
+        """This source where it names one on its own; else what is given, such as by mount options."""
+        if passphrase_file is None and key_file is None:
+            return self
+        named = os.environ.get(VARIABLE)
+        if not self.interactive and not (named and self == SecretSource(Path(named))):
+            return self
+        return SecretSource(passphrase_file=passphrase_file, key_file=key_file)
+
     @property
     def interactive(self) -> bool:
         """Whether somebody has to be asked."""
@@ -45,7 +55,15 @@ class SecretSource:
 
 
 def secret_options(function: F) -> F:
-    """--passphrase-file, --passphrase-fd, --key-file. The command takes them as `passphrase_file` and so on."""
+    """--passphrase-file, --passphrase-fd, --key-file: the command takes them as one argument, `secret`."""
+
+    @functools.wraps(function)
+    def command(
+        *args: Any, passphrase_file: Path | None, passphrase_fd: int | None, key_file: Path | None, **options: Any
+    ) -> Any:
+        return function(*args, secret=source(passphrase_file, passphrase_fd, key_file), **options)
+
+    decorated: Any = command
     for option in (
         click.option(
             "--key-file", type=click.Path(path_type=Path), help="Open with this key file instead of a passphrase."
@@ -58,8 +76,9 @@ def secret_options(function: F) -> F:
             help=f"Read the passphrase from this file (default: ${VARIABLE}).",
         ),
     ):  # fmt: skip
-        function = option(function)
-    return function
+        decorated = option(decorated)
+    result: F = decorated
+    return result
 
 
 def source(passphrase_file: Path | None, passphrase_fd: int | None, key_file: Path | None) -> SecretSource:

@@ -16,7 +16,8 @@ import trio
 from atedb.chain.chain import Chain
 from atedb.errors import AteError, NoSpaceError, NotResident
 from atefs.mount.loop import RequestLoop
-from atefs.vault.vault import Frozen, Vault
+from atefs.vault.commit import Frozen
+from atefs.vault.vault import Vault
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ def holders(mountpoint: Path, device: str) -> list[Holder]:
 
     Nothing is asked of the mount itself, which may hang.
     """
-    found = []
+    found: list[Holder] = []
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():
             found.extend(_uses(int(name), os.fspath(mountpoint), device))

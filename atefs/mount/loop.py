@@ -90,7 +90,7 @@ class _Workers:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
+    ) -> bool | None:
         return await self._manager.__aexit__(kind, error, trace)
 
     def start_soon(self, function: Callable[..., Awaitable[None]], *args: object, name: str | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -68,10 +69,11 @@ class MountOptions:
     kernel: frozenset[str] = field(default_factory=frozenset)
 
 
-def parse(texts: list[str] | tuple[str, ...], base: MountOptions | None = None) -> MountOptions:
+def parse(texts: Sequence[str], base: MountOptions | None = None, *, sloppy: bool = False) -> MountOptions:
     """The options named by comma-separated lists, the later one winning, over those of `base`.
 
-    "x-…" and "comment=…" are comments (man 5 fstab). Raises OptionError for an option that is not known.
+    "x-…" and "comment=…" are comments (man 5 fstab). sloppy: an option that is not known is passed over; otherwise it
+    raises OptionError.
     """
     options = base or MountOptions()
     kernel = set(options.kernel)
@@ -84,7 +86,7 @@ def parse(texts: list[str] | tuple[str, ...], base: MountOptions | None = None) 
             options = replace(options, **{_PATHS[name]: Path(value)})  # type: ignore[arg-type]
         elif item in _KERNEL:
             kernel.add(item)
-        elif item not in _IGNORED and not name.startswith(("x-", "X-")) and name != "comment":
+        elif not sloppy and item not in _IGNORED and not name.startswith(("x-", "X-")) and name != "comment":
             raise OptionError(
                 f"mount option {item!r} is not known; nothing was mounted. "
                 "The options are listed by: atefs mount --help"

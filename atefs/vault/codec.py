@@ -165,7 +165,8 @@ def inode_change(keys: Keys, inode: Inode, orphans: bytes) -> Change:
     return Change(inode.key, Lane.META, INODE + _encode(record), False, compress, terms)
 
 
-def decode_inode(keys: Keys, body: bytes) -> Inode:
+def decode_inode(keys: Keys, body: bytes, key: bytes = b"") -> Inode:
+    """key: the object key, where the caller has it at hand."""
     record = _decode_inode(_payload(body, INODE, "an inode"))
     layout = None if record.data is not None else Layout()
     if record.layout is not None:
@@ -176,7 +177,7 @@ def decode_inode(keys: Keys, body: bytes) -> Inode:
         record.atime, record.mtime, record.ctime, record.btime, record.rdev, record.flags, record.generation,
         record.parent, record.xattrs, inline=record.data is not None, data=record.data, layout=layout, stored=True,
         listed=record.nlink == 0 or (layout is not None and layout.doomed is not None),
-        key=inode_key(keys, record.ino),
+        key=key or inode_key(keys, record.ino),
     )  # fmt: skip
 
 
@@ -207,11 +208,11 @@ def decode_orphan(value: bytes) -> int:
 # Directory entries
 
 
-def entry_change(keys: Keys, group: bytes, parent: int, name: bytes, ino: int, kind: int, gone: bool) -> Change:
+def entry_change(keys: Keys, group: bytes, record: EntryRecord, gone: bool) -> Change:
     """group: `directory_group` of the parent. gone: the entry is taken out; its last state is the epitaph."""
-    key = entry_key(keys, parent, name)
-    term = Term(group, key, None if gone else _encode((name, ino, kind)))
-    return Change(key, Lane.META, ENTRY + _encode(EntryRecord(parent, name, ino, kind)), gone, False, (term,))
+    key = entry_key(keys, record.parent, record.name)
+    term = Term(group, key, None if gone else _encode((record.name, record.ino, record.type)))
+    return Change(key, Lane.META, ENTRY + _encode(record), gone, False, (term,))
 
 
 def decode_entry(body: bytes) -> EntryRecord:
@@ -264,7 +265,7 @@ def terms_of(keys: Keys) -> TermsOf:
         if kind == ENTRY:
             record = decode_entry(body)
             group = directory_group(keys, record.parent)
-            return entry_change(keys, group, record.parent, record.name, record.ino, record.type, tombstone).terms
+            return entry_change(keys, group, record, tombstone).terms
         if kind == INODE and tombstone:
             return (Term(orphans, inode_key(keys, _decode_ino(memoryview(body)[1:])), None),)
         if kind == INODE:

@@ -32,7 +32,7 @@ class Commits:
     """
 
     def __init__(
-        self, objects: Objects, superblock: Superblock, inodes: Inodes, directories: Directories,
+        self, objects: Objects, superblock: Superblock, *, inodes: Inodes, directories: Directories,
         maps: Maps, space: Space,
     ) -> None:  # fmt: skip
         self._objects = objects

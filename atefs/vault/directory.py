@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from atedb.chain.event import Change
 from atefs.errors import InvalidError, NameTooLongError, NotFoundError
-from atefs.vault.codec import decode_entry, decode_row, directory_group, entry_change, entry_key
+from atefs.vault.codec import EntryRecord, decode_entry, decode_row, directory_group, entry_change, entry_key
 from atefs.vault.inode import DirEntry, Inode
 from atefs.vault.limits import NAME_MAX, OBJECT_COST
 from atefs.vault.objects import Objects
@@ -114,7 +114,7 @@ class Directories:
             group = directory_group(keys, parent)
             for name, value in names.items():
                 entry = value >> 1 if value > 0 else -value
-                changes.append(entry_change(keys, group, parent, name, entry >> 4, entry & 15, value < 0))
+                changes.append(entry_change(keys, group, EntryRecord(parent, name, entry >> 4, entry & 15), value < 0))
         self._dirty = {}
         self.dirty_count = 0
         return changes

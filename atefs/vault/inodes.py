@@ -58,7 +58,7 @@ class Inodes:
             body = self._objects.load(inode.key)
             if body is None:
                 raise DamagedError(f"Inode {inode.ino} has disappeared from the chain. Run: atefs fsck")
-            data = decode_inode(self._objects.log, body).data or b""
+            data = decode_inode(self._objects.log, body, inode.key).data or b""
             self._content.put(inode.ino, data)
         return data
 
@@ -124,10 +124,11 @@ class Inodes:
         return changes
 
     def _load(self, ino: int) -> Inode:
-        body = None if ino in self.gone else self._objects.load(inode_key(self._objects.log, ino))
+        key = inode_key(self._objects.log, ino)
+        body = None if ino in self.gone else self._objects.load(key)
         if body is None:
             raise StaleError(f"There is no inode {ino}; it was deleted.")
-        inode = decode_inode(self._objects.log, body)
+        inode = decode_inode(self._objects.log, body, key)
         if inode.data:
             self._content.put(ino, inode.data)
             inode.data = None

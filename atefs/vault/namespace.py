@@ -38,7 +38,7 @@ class Namespace:
 
     def __init__(
         self, superblock: Superblock, inodes: Inodes, directories: Directories, reaper: Reaper,
-        space: Space, clock: Callable[[], int],
+        *, space: Space, clock: Callable[[], int],
     ) -> None:  # fmt: skip
         self._superblock = superblock
         self._inodes = inodes
@@ -63,7 +63,7 @@ class Namespace:
             raise NameTooLongError(f"A name of {len(name)} bytes; {limits.NAME_MAX} is the most.")
         raise NotFoundError(_NO_ENTRY)
 
-    def make(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller, target: bytes = b"") -> Inode:
+    def make(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller, *, target: bytes = b"") -> Inode:
         """A new inode with its first name. mode: with its type. target: of a symbolic link."""
         directory = self.directory_for_change(parent)
         check_name(name)
@@ -101,7 +101,7 @@ class Namespace:
             raise NameTooLongError(f"A link target of {len(target)} bytes; {SYMLINK_MAX} is the most.")
         if not target:
             raise NotFoundError("An empty link target leads nowhere.")
-        return self.make(parent, name, stat.S_IFLNK | 0o777, 0, caller._replace(umask=0), target)
+        return self.make(parent, name, stat.S_IFLNK | 0o777, 0, caller._replace(umask=0), target=target)
 
     def link(self, ino: int, parent: int, name: bytes) -> Inode:
         """Another name for what is not a directory."""

@@ -60,13 +60,17 @@ class Vault:
         self._reaper = Reaper(objects, inodes, maps, truncation)
         self._attributes = AttributeChanges(inodes, truncation, self._reaper, space, clock)
         self._xattrs = Xattrs(inodes, space, clock)
-        self._namespace = Namespace(self._superblock, inodes, directories, self._reaper, space, clock)
+        self._namespace = Namespace(
+            self._superblock, inodes, directories, self._reaper, space=space, clock=clock
+        )
         self._renaming = Renaming(self._namespace, inodes, directories, clock)
-        self._commits = Commits(objects, self._superblock, inodes, directories, maps, space)
+        self._commits = Commits(
+            objects, self._superblock, inodes=inodes, directories=directories, maps=maps, space=space
+        )
 
     @staticmethod
     def make(
-        chain: Log, clock: Callable[[], int] = time.time_ns, uid: int = 0, gid: int = 0, mode: int = 0o755,
+        chain: Log, clock: Callable[[], int] = time.time_ns, uid: int = 0, gid: int = 0, *, mode: int = 0o755,
         quota: int = 0,
     ) -> Vault:  # fmt: skip
         """Make an empty vault in an empty chain; its superblock and root directory are the first commit.

@@ -82,9 +82,9 @@ class Writer:
         for region, found in plan.maps.items():
             self._maps.own(inode, layout, region, found)
         view = memoryview(data)
-        for block, low, high, base, end in plan.steps:
-            start = block * BLOCK + low - offset
-            self._apply(inode, layout, block, low, view[start : start + high - low], base, end)
+        for step in plan.steps:
+            start = step.block * BLOCK + step.low - offset
+            self._apply(inode, layout, step, view[start : start + step.high - step.low])
 
     # What it takes
 
@@ -130,7 +130,7 @@ class Writer:
         self._inodes.take_content(inode)
         inode.layout = layout
         if old:
-            self._apply(inode, layout, 0, 0, memoryview(old), b"", 0)
+            self._apply(inode, layout, _Step(0, 0, len(old), b"", 0), memoryview(old))
             if plan.steps[0].block == 0:
                 plan.steps[0] = plan.steps[0]._replace(end=len(old))
 
@@ -141,9 +141,8 @@ class Writer:
         cut(layout.doomed, region, region + 1)
         inode.blocks -= former.sectors()
 
-    def _apply(
-        self, inode: Inode, layout: Layout, block: int, low: int, view: memoryview, base: bytes | None, end: int
-    ) -> None:
+    def _apply(self, inode: Inode, layout: Layout, step: _Step, view: memoryview) -> None:
+        block, low, _, base, end = step
         dirty = layout.dirty.get(block)
         weight = 0
         if dirty is None or len(view) == BLOCK:

@@ -1,0 +1,306 @@
+"""fsck's eyes: every invariant of the tree of objects (docs/formats.md), checked against all that the chain holds.
+
+The survey reads every META object once and asks for every block by key; it opens no content. What it finds is a list
+of `Problem`s, which `atefs.vault.mend` knows how to put right.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator
+from enum import Enum
+from typing import NamedTuple
+
+from atedb.chain.chain import Chain
+from atedb.chain.event import Lane
+from atedb.chain.format import TOMBSTONE
+from atedb.errors import DamagedError
+from atefs.vault import codec
+from atefs.vault.inode import Inode
+from atefs.vault.layout import RegionMap
+from atefs.vault.limits import BLOCK, REGION_BLOCKS, ROOT_INO
+
+Progress = Callable[[int, int], None]
+
+
+class Kind(Enum):
+    """What can be wrong. The value is what a person reads."""
+
+    NO_SUPERBLOCK = "the superblock is missing"
+    NO_ROOT = "the root directory is missing"
+    NEXT_INO = "inode numbers could be given out twice"
+    UNREADABLE = "an object cannot be opened"
+    DANGLING = "an entry names an inode that is lost"
+    HOMELESS = "an entry is in a directory that is lost"
+    MISNAMED = "an entry does not say what its inode is"
+    TWICE = "a directory has two names"
+    NAMELESS = "an inode has no name"
+    CYCLE = "a directory is not reachable from the root"
+    LINKS = "an inode's link count is wrong"
+    ENTRIES = "a directory's count of entries is wrong"
+    PARENT = "a directory names the wrong parent"
+    LISTING = "a directory's listing does not show what is in it"
+    ORPHAN = "a deleted inode is not listed for reaping"
+    LOST_MAP = "a map of a file's blocks is lost"
+    LOST_BLOCK = "content is lost"
+    LEAKED = "an object belongs to nothing"
+
+
+class Problem(NamedTuple):
+    """ino: whom it is about, 0 for nobody. key: the object. path: as far as it is known. detail: numbers for `mend`."""
+
+    kind: Kind
+    ino: int = 0
+    key: bytes = b""
+    path: bytes = b""
+    detail: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        where = self.path.decode("utf-8", "backslashreplace") if self.path else ""
+        subject = where or (f"inode {self.ino}" if self.ino else f"object {self.key.hex()}")
+        numbers = f" ({', '.join(map(str, self.detail))})" if self.detail else ""
+        return f"{subject}: {self.kind.value}{numbers}"
+
+
+class Node(NamedTuple):
+    """What the survey keeps of an inode."""
+
+    mode: int
+    nlink: int
+    size: int
+    parent: int
+    has_layout: bool
+
+
+class Name(NamedTuple):
+    """What the survey keeps of an entry."""
+
+    key: bytes
+    parent: int
+    name: bytes
+    ino: int
+    type: int
+
+
+class Survey:
+    """One look at everything. problems: what was found, after `run`."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+        self.problems: list[Problem] = []
+        self.nodes: dict[int, Node] = {}
+        self.names: list[Name] = []
+        self.superblock: codec.SuperblockRecord | None = None
+        self._maps: set[bytes] = set()
+        self._home: dict[int, tuple[int, bytes]] = {}
+
+    def run(self, progress: Progress | None = None) -> list[Problem]:
+        """All that is wrong, in an order in which it can be mended. Raises StorageError."""
+        self._read_objects(progress)
+        self._check_superblock()
+        self._check_names()
+        self._check_tree()
+        self._check_listings()
+        expected = self._check_content()
+        self._check_leaks(expected)
+        return self.problems
+
+    def path(self, ino: int) -> bytes:
+        """The path of an inode, as far up as it is known."""
+        parts: list[bytes] = []
+        seen: set[int] = set()
+        while ino != ROOT_INO and ino in self._home and ino not in seen:
+            seen.add(ino)
+            ino, name = self._home[ino]
+            parts.append(name)
+        return (b"/" if ino == ROOT_INO else b"...") + b"/".join(reversed(parts))
+
+    def _found(self, kind: Kind, ino: int = 0, key: bytes = b"", detail: tuple[int, ...] = ()) -> None:
+        path = self.path(ino) if ino in self._home or ino == ROOT_INO else b""
+        self.problems.append(Problem(kind, ino, key, path, detail))
+
+    def live(self, lane: Lane) -> Iterator[bytes]:
+        """The keys of all live objects on a lane."""
+        for key, record in self._chain.records():
+            if record.lane == lane and not record.flags & TOMBSTONE:
+                yield key
+
+    # What there is
+
+    def _read_objects(self, progress: Progress | None) -> None:
+        total = self._chain.object_count(Lane.META)
+        for done, key in enumerate(self.live(Lane.META)):
+            if progress and not done % 1000:
+                progress(done, total)
+            try:
+                body = self._chain.load(key)
+                if body is not None:
+                    self._take(key, body)
+            except DamagedError:
+                self._found(Kind.UNREADABLE, key=key, detail=(Lane.META,))
+
+    def _take(self, key: bytes, body: bytes) -> None:
+        kind = body[:1]
+        if kind == codec.INODE:
+            inode = codec.decode_inode(self._chain, body)
+            has_layout = inode.layout is not None and not inode.layout.empty()
+            self.nodes[inode.ino] = Node(inode.mode, inode.nlink, inode.size, inode.parent, has_layout)
+        elif kind == codec.ENTRY:
+            record = codec.decode_entry(body)
+            self.names.append(Name(key, record.parent, record.name, record.ino, record.type))
+            self._home.setdefault(record.ino, (record.parent, record.name))
+        elif kind == codec.MAP:
+            self._maps.add(key)
+        elif kind == codec.SUPERBLOCK:
+            self.superblock = codec.decode_superblock(body)
+        else:
+            self._found(Kind.LEAKED, key=key, detail=(Lane.META,))
+
+    # The tree
+
+    def _check_superblock(self) -> None:
+        if self.superblock is None:
+            self._found(Kind.NO_SUPERBLOCK)
+        elif self.nodes and max(self.nodes) >= self.superblock.next_ino:
+            self._found(Kind.NEXT_INO, detail=(max(self.nodes), self.superblock.next_ino))
+        if ROOT_INO not in self.nodes:
+            self._found(Kind.NO_ROOT, ROOT_INO)
+
+    def _check_names(self) -> None:
+        """Each entry by itself; those that are no good are dropped from `names`."""
+        good = []
+        homes: set[int] = set()
+        for name in self.names:
+            node = self.nodes.get(name.ino)
+            if node is None:
+                self._found(Kind.DANGLING, name.ino, name.key)
+            elif not self._is_directory(name.parent):
+                self._found(Kind.HOMELESS, name.ino, name.key)
+            elif stat.S_ISDIR(node.mode) and name.ino in homes:
+                self._found(Kind.TWICE, name.ino, name.key)
+            else:
+                if name.type != node.mode >> 12:
+                    self._found(Kind.MISNAMED, name.ino, name.key)
+                homes.add(name.ino)
+                good.append(name)
+                self._home[name.ino] = (name.parent, name.name)
+        self.names = good
+
+    def _is_directory(self, ino: int) -> bool:
+        node = self.nodes.get(ino)
+        return node is not None and stat.S_ISDIR(node.mode)
+
+    def _check_tree(self) -> None:
+        links = Counter(name.ino for name in self.names)
+        entries = Counter(name.parent for name in self.names)
+        folders = Counter(name.parent for name in self.names if self._is_directory(name.ino))
+        orphans = {codec.decode_orphan(v) for v in self._chain.members(codec.orphans_group(self._chain)).values()}
+        rooted = {ROOT_INO}
+        for ino, node in self.nodes.items():
+            is_dir = stat.S_ISDIR(node.mode)
+            if node.nlink == 0 and not links[ino]:
+                if ino not in orphans:
+                    self._found(Kind.ORPHAN, ino)
+                continue
+            if not links[ino] and ino != ROOT_INO:
+                self._found(Kind.NAMELESS, ino)
+            elif is_dir and not self._reaches_root(ino, rooted):
+                self._found(Kind.CYCLE, ino)
+            right = 2 + folders[ino] if is_dir else max(1, links[ino])
+            if node.nlink != right:
+                self._found(Kind.LINKS, ino, detail=(node.nlink, right))
+            if is_dir and node.size != entries[ino]:
+                self._found(Kind.ENTRIES, ino, detail=(node.size, entries[ino]))
+            if is_dir and ino in self._home and node.parent != self._home[ino][0]:
+                self._found(Kind.PARENT, ino, detail=(node.parent, self._home[ino][0]))
+
+    def _reaches_root(self, ino: int, rooted: set[int]) -> bool:
+        """Whether going up ends at the root, or at a directory without a name, which has its own problem."""
+        way: set[int] = set()
+        while ino not in rooted and ino in self._home:
+            if ino in way:
+                return False
+            way.add(ino)
+            ino = self._home[ino][0]
+        rooted |= way
+        return True
+
+    def _check_listings(self) -> None:
+        inside: dict[int, set[bytes]] = {ino: set() for ino, node in self.nodes.items() if stat.S_ISDIR(node.mode)}
+        for name in self.names:
+            inside[name.parent].add(name.key)
+        for ino, keys in inside.items():
+            if self._chain.members(codec.directory_group(self._chain, ino)).keys() != keys:
+                self._found(Kind.LISTING, ino)
+
+    # Content
+
+    def _check_content(self) -> tuple[int, int]:
+        """How many maps and blocks belong to some file."""
+        maps = blocks = 0
+        for ino, node in self.nodes.items():
+            if node.has_layout:
+                body = self._chain.load(codec.inode_key(self._chain, ino))
+                if body is not None:
+                    of_maps, of_blocks = self._check_file(codec.decode_inode(self._chain, body))
+                    maps += of_maps
+                    blocks += of_blocks
+        return maps, blocks
+
+    def _check_file(self, inode: Inode) -> tuple[int, int]:
+        assert inode.layout is not None
+        maps = blocks = 0
+        for region, region_map in regions(self._chain, inode, self._lost_map):
+            maps += region > 0
+            for index, block in region_map.blocks():
+                number = region * REGION_BLOCKS + index
+                for slot in block.slots():
+                    blocks += 1
+                    if not self._chain.exists(codec.block_key(self._chain, inode.ino, number, slot)):
+                        blocks -= 1
+                        self._found(Kind.LOST_BLOCK, inode.ino, detail=(number * BLOCK, BLOCK, slot))
+        return maps, blocks
+
+    def _lost_map(self, ino: int, region: int) -> None:
+        self._found(Kind.LOST_MAP, ino, detail=(region * REGION_BLOCKS * BLOCK, REGION_BLOCKS * BLOCK))
+
+    def _check_leaks(self, expected: tuple[int, int]) -> None:
+        """Counting is enough while nothing leaks; only then is it worth knowing which."""
+        if (len(self._maps), self._chain.object_count(Lane.BLOB)) == expected:
+            return
+        used = set(self._used_keys())
+        for key in self._maps - used:
+            self._found(Kind.LEAKED, key=key, detail=(Lane.META,))
+        for key in self.live(Lane.BLOB):
+            if key not in used:
+                self._found(Kind.LEAKED, key=key, detail=(Lane.BLOB,))
+
+    def _used_keys(self) -> Iterator[bytes]:
+        for ino, node in self.nodes.items():
+            body = self._chain.load(codec.inode_key(self._chain, ino)) if node.has_layout else None
+            if body is None:
+                continue
+            for region, region_map in regions(self._chain, codec.decode_inode(self._chain, body), lambda *_: None):
+                yield codec.map_key(self._chain, ino, region)
+                for index, block in region_map.blocks():
+                    for slot in block.slots():
+                        yield codec.block_key(self._chain, ino, region * REGION_BLOCKS + index, slot)
+
+
+def regions(chain: Chain, inode: Inode, lost: Callable[[int, int], None]) -> Iterator[tuple[int, RegionMap]]:
+    """The maps of a file, content and what waits to be deleted; `lost` hears of (ino, region) where one is missing."""
+    layout = inode.layout
+    if layout is None:
+        return
+    if not layout.first.empty():
+        yield 0, layout.first
+    for start, end in [*layout.ranges, *(layout.doomed or [])]:
+        for region in range(start, end):
+            if region == 0:
+                continue
+            body = chain.load(codec.map_key(chain, inode.ino, region))
+            if body is None:
+                lost(inode.ino, region)
+            else:
+                yield region, codec.decode_map(body)
