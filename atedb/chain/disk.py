@@ -29,6 +29,9 @@ class File(Protocol):
     def read_resident(self, length: int, offset: int) -> bytearray:
         """As `read`, but raises NotResident rather than wait for the device."""
 
+    def expect(self, offset: int, length: int) -> None:
+        """A hint that the range will be read soon; returns at once."""
+
     def write(self, buffers: Sequence[Buffer], offset: int) -> None:
         """All of `buffers`, one after the other, from `offset`."""
 
@@ -123,11 +126,14 @@ class RealFile:
             return buffer if done == length else self.read(length, offset)
         raise NotResident(lambda: self._bring_in(offset, length))
 
+    def expect(self, offset: int, length: int) -> None:
+        os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
+
     def _bring_in(self, offset: int, length: int) -> None:
         """Read a window around the range: what was written together is mostly read together."""
-        start = offset - offset % 4096
+        start = offset - offset % _READ_AHEAD
         with contextlib.suppress(AteError):  # the caller tries again, and is told then
-            self.read(max(_READ_AHEAD, length + 4096), start)
+            self.read(max(_READ_AHEAD, offset + length - start), start)
 
     def write(self, buffers: Sequence[Buffer], offset: int) -> None:
         try:

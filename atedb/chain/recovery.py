@@ -45,6 +45,8 @@ def read_manifest(disk: Disk, store: Path, chain_id: bytes) -> Manifest:
 
     Raises DamagedError when segments are missing or cut short.
     """
+    if FOLDER not in disk.names(store):
+        raise damage(1, 0, "the folder with the segments is missing")
     numbers = [int(n[:-4]) for n in disk.names(store / FOLDER) if n.endswith(".seg") and n[:-4].isdigit()]
     try:
         manifest = load_manifest(disk, store)

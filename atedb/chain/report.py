@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -113,14 +112,15 @@ class Loss(msgspec.Struct):
 class RepairReport(msgspec.Struct):
     """What `repair` did.
 
-    found: the damage. objects: live ones in the new log. losses: of objects that are known; in batches that are
-    missing there may have been more. moved_to: the folder that keeps the damaged log. resumed: an interrupted repair
-    was completed. remarks: what was mended besides.
+    found: the damage. sequence, head: of the log now. objects: live ones in the new log. losses: of the objects that
+    are known; in missing batches there may have been more. moved_to: the folder that keeps the damaged log. resumed:
+    an interrupted repair was completed. remarks: what was mended besides.
     """
 
     store: str
     found: list[Damage] = []
-    batches: int = 0
+    sequence: int = 0
+    head: str = ""
     objects: int = 0
     losses: list[Loss] = []
     missing: list[BatchRange] = []
@@ -138,12 +138,12 @@ class RepairReport(msgspec.Struct):
         """Objects that are lost entirely."""
         return [loss for loss in self.losses if loss.kept is None]
 
-    def save(self, path: Path) -> None:
-        """Write it down without the descriptions, which are nobody's business."""
+    def encode(self) -> bytes:
+        """For a file in the store: without the descriptions, which may only be shown."""
         silent = [msgspec.structs.replace(loss, what=None) for loss in self.losses]
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(self, losses=silent))))
+        return msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(self, losses=silent)))
 
     @classmethod
-    def load(cls, path: Path) -> RepairReport:
-        """Read it back."""
-        return msgspec.json.decode(path.read_bytes(), type=cls)
+    def decode(cls, data: bytes) -> RepairReport:
+        """The report in a file."""
+        return msgspec.json.decode(data, type=cls)

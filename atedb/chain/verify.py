@@ -69,7 +69,8 @@ class _Verification:
         self._seen = RememberedHeads(disk, heads).recall(header.chain_id) if heads else None
         self.report = VerifyReport(str(store), header.chain_id.hex(), holder(store))
         self._devices: dict[bytes, bytes] = {}
-        self._acknowledged = self._seen.sequence if self._seen else 0
+        self._uncertified: set[bytes] = set()
+        self._checkpoint = 0
         self._sequence = 0
         self._head: bytes | None = bytes(32)  # None: not known, after damage
         self._number = 0
@@ -97,7 +98,6 @@ class _Verification:
         self._check_end()
         report = self.report
         report.replayed = self._shadow is not None and not report.damage
-        report.sequence, report.head = self._sequence, (self._head or b"").hex()
         return report
 
     # -- what lies beside the log
@@ -115,8 +115,7 @@ class _Verification:
 
     def _check_view(self, keys: KeyRing) -> None:
         try:
-            reached = sealed_checkpoint(view_place(self._disk, self._store, keys))
-            self._acknowledged = max(self._acknowledged, reached)
+            self._checkpoint = sealed_checkpoint(view_place(self._disk, self._store, keys))
         except ViewUnusableError as error:
             self._remark(f"the view is rebuilt when the chain is opened next: {error}")
 
@@ -150,7 +149,7 @@ class _Verification:
             if number in there:
                 self._walk_segment(number, sealed.get(number), active=number == wanted[-1])
             else:
-                self._damage(number, 0, 0, "the file is missing")
+                self._last_gap = self._damage(number, 0, 0, "the file is missing")
             if number in sealed:
                 self._check_sealed_end(sealed[number])
         return self.report.in_use is not None and self._gone_on(wanted[-1])
@@ -220,7 +219,7 @@ class _Verification:
             self._missing(sealed.last, sealed.number, sealed.length)
             self._head = bytes.fromhex(sealed.head)
         elif self._sequence == sealed.last and (self._head or b"").hex() not in ("", sealed.head):
-            self._damage(sealed.number, sealed.length, 0, f"it does not end with the batch {sealed.last} it was sealed with")
+            self._damage(sealed.number, sealed.length, 0, f"it ends with another batch {sealed.last}")
 
     def _walk_frames(self, number: int, file: File, end: int, *, active: bool) -> None:
         read = reader(file)
@@ -241,7 +240,7 @@ class _Verification:
         if is_zero(file, gap.offset, end):
             return True
         expected = self._sequence + 1
-        if self._acknowledged >= expected:
+        if self._checkpoint >= expected or (self._seen is not None and self._seen.sequence >= expected):
             return False
         if any(frame.head.durable >= expected for frame in find_frames(reader(file), gap.offset, end)):
             return False
@@ -259,8 +258,11 @@ class _Verification:
         if head.sequence > self._sequence + 1:
             self._missing(head.sequence - 1, number, frame.offset)
         elif self._head is not None and head.previous != self._head:
-            self._damage(number, frame.offset, frame.header.length, f"batch {head.sequence} follows another than the last")
+            self._damage(
+                number, frame.offset, frame.header.length, f"batch {head.sequence} follows another than the last"
+            )
         self._sequence, self._head, self._last_gap = head.sequence, frame.hash, None
+        self.report.sequence, self.report.head = head.sequence, frame.hash.hex()
         self.report.batches += 1
         self.report.events += len(frame.events)
         if self._seen is not None and self._seen.sequence == head.sequence and self._seen.hash != frame.hash.hex():
@@ -275,6 +277,11 @@ class _Verification:
         try:
             verify_frame_signature(frame, self._devices, self._root_public, self._chain_id)
         except DamagedError as error:
+            device = frame.head.device
+            if device in self._uncertified:
+                return  # said once: its certificate is in a batch that is lost
+            if device not in self._devices:
+                self._uncertified.add(device)
             keys = [event.key for event in frame.events]
             self._damage(number, frame.offset, frame.header.length, str(error), keys)
 
@@ -310,11 +317,14 @@ class _Verification:
             self._damage(number, frame.offset, frame.header.length, str(error), keys)
 
     def _check_end(self) -> None:
-        report = self.report
-        if self._sequence < self._acknowledged and (report.damage or not self._seen_is_newest()):
-            self._missing(self._acknowledged, self._number, self._offset)
-        elif self._seen is not None and self._sequence < self._seen.sequence:
-            report.rolled_back = str(rolled_back(self._seen, self._sequence))
+        if self._sequence < self._checkpoint:
+            self._missing(self._checkpoint, self._number, self._offset)
+        if self._seen is None or self._sequence >= self._seen.sequence:
+            return
+        if self.report.damage:
+            self._missing(self._seen.sequence, self._number, self._offset)
+        else:
+            self.report.rolled_back = str(rolled_back(self._seen, self._sequence))
 
     # -- findings
 

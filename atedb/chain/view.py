@@ -165,7 +165,6 @@ class View:
                 max_dbs=4,
                 readonly=read_only,
                 lock=not read_only,
-                readahead=False,
                 mode=0o600,
             )
             self._objects = self._env.open_db(b"objects", create=False)

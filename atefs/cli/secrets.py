@@ -93,7 +93,7 @@ def unlock(slots: KeySlots, where: SecretSource, prompt: str = "Passphrase") -> 
     """The root key of a vault. At a prompt, a slip may be repeated. Raises WrongSecretError, NoSecretError."""
     attempts = ATTEMPTS if where.interactive else 1
     for attempt in range(attempts):
-        with _given(where) or _asked(prompt) as secret:
+        with obtained(where, prompt) as secret:
             try:
                 return slots.unlock(secret)
             except WrongSecretError:
@@ -113,6 +113,11 @@ def new_secret(where: SecretSource, prompt: str = "New passphrase") -> Secret:
     _require_terminal()
     text = click.prompt(prompt, hide_input=True, confirmation_prompt="Repeat it", err=True)
     return Secret.passphrase(text)
+
+
+def obtained(where: SecretSource, prompt: str = "Passphrase") -> Secret:
+    """A secret that is to open a vault: read where the source says, or asked for."""
+    return _given(where) or _asked(prompt)
 
 
 def _asked(prompt: str) -> Secret:

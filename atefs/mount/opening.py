@@ -10,14 +10,21 @@ from atedb.chain.disk import RealDisk
 from atedb.chain.header import load_header, verify_root
 from atedb.crypto.keys import KeyRing
 from atefs.mount import places
-from atefs.vault.codec import terms_of
+from atefs.vault.codec import Keys, terms_of
 
 
 class _Names:
-    """Names objects and sets as the chain does, before there is an open chain."""
+    """Names objects and sets as the chain does, before there is an open one."""
 
     def __init__(self, keys: KeyRing) -> None:
         self.object_key = self.group_key = keys.object_key
+
+
+def names_of(store: Path, root: bytes) -> Keys:
+    """What names the objects and sets of the chain in the folder. Raises DamagedError for another chain's root key."""
+    header = load_header(RealDisk(), store)
+    verify_root(header, root)
+    return _Names(KeyRing(root, header.chain_id, header.suite))
 
 
 def open_chain(
@@ -28,10 +35,7 @@ def open_chain(
 
     progress: called with bytes done and in all while a long log is replayed. Raises what `Chain.open` does.
     """
-    header = load_header(RealDisk(), store)
-    verify_root(header, root)
     return Chain.open(
-        store, root, terms=terms_of(_Names(KeyRing(root, header.chain_id, header.suite))),
-        read_only=read_only,
-        heads=places.heads_folder(), accept_rollback=accept_rollback, progress=progress,
+        store, root, terms=terms_of(names_of(store, root)), read_only=read_only, heads=places.heads_folder(),
+        accept_rollback=accept_rollback, progress=progress,
     )  # fmt: skip

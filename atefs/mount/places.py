@@ -5,12 +5,12 @@ The folders follow the XDG base directory specification; `ATE_HOME` and `ATE_CON
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
+from atedb.crypto.hashing import digest
 from atedb.errors import UnsupportedError
 from atefs.mount import mountinfo
 
@@ -70,7 +70,7 @@ def runtime_folders() -> Iterator[Path]:
 
 def socket_name(mountpoint: Path) -> str:
     """The name of a mount point's control socket: short, since a socket's path may have 107 bytes only."""
-    return hashlib.blake2b(os.fsencode(mountpoint), digest_size=10).hexdigest() + ".sock"
+    return digest(os.fsencode(mountpoint)).hex()[:20] + ".sock"
 
 
 def private_folder(path: Path) -> Path:

@@ -1,0 +1,28 @@
+"""Real mounts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.mounted import Mounted
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Mounted]:
+    """A place for a vault, nothing mounted yet."""
+    mounted = Mounted(tmp_path)
+    try:
+        yield mounted
+    finally:
+        mounted.clean_up()
+
+
+@pytest.fixture
+def vault(place: Mounted) -> Iterator[Mounted]:
+    """A new vault, mounted. Its driver must not complain while the test goes on."""
+    place.mount()
+    yield place
+    assert not place.complaints()
