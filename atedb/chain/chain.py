@@ -253,7 +253,7 @@ class Chain:
         self._live = sealed.live
         state.set_total, state.set_count = self._live.total.to_bytes(16, "little"), self._live.count
         self._take_up_certificates()
-        self._cost.add(len(sealed.events), sealed.length)
+        self._cost.add(len(sealed.events) + 1, sealed.length)  # and the claim: a batch without events counts as well
         self._flight = None
 
     def abandon(self, batch: Batch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
 from pathlib import Path
 
 from atedb.chain.disk import translated
@@ -55,7 +54,7 @@ class ChainLock:
             raise InUseError(f"{store} is in use by {who}; nothing was changed; see: atefs status") from None
         if not shared:
             os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            os.pwrite(self._fd, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
 
     def release(self) -> None:
         """Let others have it."""

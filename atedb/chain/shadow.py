@@ -32,6 +32,7 @@ class Shadow:
 
     def apply(self, frame: Frame, segment: int, file: File) -> None:
         """The next frame: its place, signature, seals of the meta lane, versions and claim. Raises DamagedError."""
+        self._replay.verify(frame)
         self._replay.apply(frame, segment, file)
         self._rows += len(frame.events)
         if self._rows >= REBUILD_STEP:  # keeps memory flat

@@ -224,9 +224,9 @@ class _Verification:
     def _walk_frames(self, number: int, file: File, end: int, *, active: bool) -> None:
         read = reader(file)
         for item in walk(read, self._offset, end):
+            if active and self._is_tail(item, number, file, end):
+                return
             if isinstance(item, Gap):
-                if active and self._is_tail(item, number, file, end):
-                    return
                 self._last_gap = self._damage(number, item.offset, item.end - item.offset, item.why, item.keys)
                 self._offset = item.end
             else:
@@ -235,16 +235,21 @@ class _Verification:
             if self._progress:
                 self._progress(self._done + self._offset, self.report.bytes)
 
-    def _is_tail(self, gap: Gap, number: int, file: File, end: int) -> bool:
-        """Whether nothing but what was never acknowledged follows; notes it."""
-        if is_zero(file, gap.offset, end):
+    def _is_tail(self, item: Frame | Gap, number: int, file: File, end: int) -> bool:
+        """Whether nothing but what was never acknowledged follows; notes it. As recovery judges, which cuts it off."""
+        if isinstance(item, Gap) and is_zero(file, item.offset, end):
             return True
         expected = self._sequence + 1
         if self._checkpoint >= expected or (self._seen is not None and self._seen.sequence >= expected):
             return False
-        if any(frame.head.durable >= expected for frame in find_frames(reader(file), gap.offset, end)):
+        if isinstance(item, Frame):
+            with contextlib.suppress(DamagedError):
+                read_frame(reader(file), item.offset, bodies=True)
+                verify_frame_signature(item, self._devices, self._root_public, self._chain_id)
+                return False
+        if any(frame.head.durable >= expected for frame in find_frames(reader(file), item.offset, end)):
             return False
-        self.report.tail = Tail(number, gap.offset, end - gap.offset)
+        self.report.tail = Tail(number, item.offset, end - item.offset)
         return True
 
     # -- frames

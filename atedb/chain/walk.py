@@ -48,10 +48,10 @@ def reader(file: File) -> Read:
     """Reads a file through: what the device cannot read comes out as zeros, which no hash agrees with."""
 
     def read(offset: int, length: int) -> bytes | bytearray:
+        length = max(0, min(length, file.size() - offset))  # a window past the end need not be allocated
         try:
             return file.read(length, offset)
         except StorageError:
-            length = max(0, min(length, file.size() - offset))
             return b"".join(_piece(file, at, min(_SECTOR, offset + length - at)) for at in
                             range(offset, offset + length, _SECTOR))  # fmt: skip
 
@@ -145,7 +145,7 @@ def read_body(read: Read, event: Event, at: int) -> bytes:
     """The sealed body of an event, from offset `at`. Raises DamagedError unless it has the event's hash."""
     body = bytes(read(at, event.length))
     if len(body) != event.length or event_hash(event.core, body) != event.hash:
-        raise DamagedError("its body is not what was written")
+        raise DamagedError("its body, or its row in the event table, is not what was written")
     return body
 
 

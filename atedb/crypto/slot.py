@@ -24,6 +24,7 @@ from atedb.errors import AteError, DamagedError, UnsupportedError
 
 ARGON2ID: Final = "argon2id"
 SALT_SIZE = 16
+MAX_LABEL = 64
 MAX_OPSLIMIT = 8
 MIN_MEMLIMIT = 8 << 10
 MAX_MEMLIMIT = 512 << 20
@@ -71,6 +72,11 @@ RECOVERY_KDF = KdfParams(opslimit=1, memlimit=MIN_MEMLIMIT)
 
 # A value whose only use is to cost what an attempt costs, where a vault has no slot of the kind asked for.
 _NO_SALT = bytes(SALT_SIZE)
+
+
+def is_label(text: str) -> bool:
+    """Whether the text may label a slot: short, and unable to play tricks on a terminal."""
+    return text.isprintable() and len(text) <= MAX_LABEL
 
 
 def stretch(secret: Secret, salt: bytes, kdf: KdfParams) -> bytes:
@@ -126,8 +132,11 @@ class Slot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return root if committed and self.kind is secret.kind else None
 
     def verify(self) -> None:
-        """Raises UnsupportedError for an unknown algorithm, DamagedError for a cost out of bounds."""
+        """Raises UnsupportedError for an unknown algorithm, DamagedError for a cost or a label out of bounds."""
         self.kdf.verify()
+        if not is_label(self.label):
+            # Labels are shown before any key has vouched for them.
+            raise DamagedError("a key slot has a label that atefs does not write; put `keys` back from a backup")
         if self.cipher != XCHACHA20_POLY1305:
             raise UnsupportedError(
                 f"a key slot is wrapped with {self.cipher!r}, which this program does not know (it knows "

@@ -15,13 +15,12 @@ from typing import NamedTuple
 
 from atedb.crypto.aead import random_bytes
 from atedb.crypto.secret import Secret, SecretKind
-from atedb.crypto.slot import RECOVERY_KDF, KdfParams, Slot, idle
+from atedb.crypto.slot import MAX_LABEL, RECOVERY_KDF, KdfParams, Slot, idle, is_label
 from atedb.crypto.slot_file import MAX_SLOTS, SlotFile, SlotTable
 from atedb.errors import AteError, ExitCode, WrongSecretError
 
 __all__ = ["MAX_SLOTS", "KdfParams", "KeySlots", "NoSuchSlotError", "Secret", "SecretKind", "SlotError", "SlotInfo"]
 
-MAX_LABEL = 64
 MIN_KEY_FILE = 32
 
 _log = logging.getLogger(__name__)
@@ -127,7 +126,7 @@ class KeySlots:
             raise SlotError(
                 f"all {MAX_SLOTS} key slots are taken; nothing was changed; free one with `atefs key remove`"
             )
-        if not label.isprintable() or len(label) > MAX_LABEL:
+        if not is_label(label):
             raise SlotError(f"a label is at most {MAX_LABEL} printable characters; nothing was changed; shorten it")
         self._refuse(secret, self._table.slots)
         taken = {slot.id for slot in self._table.slots}

@@ -4,7 +4,7 @@ Nothing is decided here that the vault could decide. Handlers whose work needs n
 may leave a handler: pyfuse3 ends the mount for anything else.
 
 What pyfuse3 3.5 cannot carry (fallocate, SEEK_HOLE, copy_file_range, locks between mounts, O_TMPFILE, ioctl) it
-refuses by itself. Permissions are checked by the kernel (default_permissions), always.
+refuses by itself. Permissions are checked by the kernel (default_permissions; see `driver.kernel_options`).
 
 A file handle is (inode number << 1 | open for writing), so that open files cost nothing here; a directory handle is the
 number of a listing.
@@ -71,7 +71,7 @@ class PyfuseAdapter(pyfuse3.Operations):
     # -- the adapter interface
 
     def attach(self, mountpoint: Path, options: frozenset[str]) -> None:
-        wanted = {"default_permissions", "fsname=atefs", "subtype=atefs", *options}
+        wanted = {"fsname=atefs", "subtype=atefs", *options}
         pyfuse3.trio = self._loop  # type: ignore[attr-defined]
         try:
             pyfuse3.init(self, os.fspath(mountpoint), wanted)
@@ -265,6 +265,19 @@ class PyfuseAdapter(pyfuse3.Operations):
             changed = await self._again(error, self._vault.setattr, inode, wanted)
         self._touch()
         return self._entry(changed)
+
+    async def access(self, inode: int, mode: int, ctx: RequestContext) -> bool:
+        """Asked only where the kernel checks no permissions, which is when none but root is let in.
+
+        Root may do everything, except execute what nobody may execute.
+        """
+        if not mode & os.X_OK:
+            return True
+        try:
+            found = self._vault.getattr(inode)
+        except Exception as error:
+            found = await self._again(error, self._vault.getattr, inode)
+        return not found.is_file or bool(found.mode & 0o111)
 
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         if name.startswith(b"system.posix_acl_"):

@@ -15,6 +15,7 @@ import trio
 
 from atedb.chain.chain import Chain
 from atedb.errors import AteError, NoSpaceError, NotResident
+from atefs.mount import memory
 from atefs.mount.loop import RequestLoop
 from atefs.vault.commit import Frozen
 from atefs.vault.vault import Vault
@@ -26,8 +27,11 @@ INTERVAL = 4.0
 """Seconds; with the time that writing takes, what was done is in the log within five."""
 COMMIT_BYTES = 16 * MIB
 COMMIT_OBJECTS = 20_000
+COUNT_EVERY = 64
+"""Changes between two counts of what is dirty, since counting takes longer than most of them."""
 INLINE_BYTES = MIB
 INLINE_BARRIER = 1e-3
+TRIM_BYTES = 32 * MIB
 BRAKE_BYTES = 128 * MIB
 BRAKE_OBJECTS = 100_000
 
@@ -45,7 +49,8 @@ class Committer:
     """The one place that commits while a vault is mounted.
 
     write_back: has the kernel hand over the pages that it caches of files open for writing; awaited before a
-    commit that time asked for. `writers` is how many files are open for writing.
+    commit that time asked for. `writers` is how many files are open for writing; `full` says that more has gathered
+    than memory should hold, so that the next writer has to wait for `room`.
     """
 
     def __init__(
@@ -68,7 +73,10 @@ class Committer:
         self._busy = False
         self._flight = 0
         self._barrier_mean = 0.0
-        self._checkpointing = False
+        self._unsynced = 0
+        self._trimmed = 0
+        self._touches = 0
+        self.full = False
         self.writers = 0
         self.error: Exception | None = None
         self.commits = 0
@@ -82,21 +90,23 @@ class Committer:
         if self._armed is None:
             self._armed = self._clock() + INTERVAL
             self._alarm.set()
-        vault = self._vault
-        if (vault.dirty_bytes >= COMMIT_BYTES or vault.dirty_objects >= COMMIT_OBJECTS) and not self._hurried:
+        self._touches += 1
+        if self._vault.dirty_bytes >= COMMIT_BYTES or not self._touches % COUNT_EVERY:
+            self._weigh()
+
+    def _weigh(self) -> None:
+        """See how much has gathered: whether it is time to commit, and whether writers have to wait."""
+        size, objects = self._vault.dirty_bytes, self._vault.dirty_objects
+        self.full = size + self._flight > BRAKE_BYTES or objects > BRAKE_OBJECTS
+        if (size >= COMMIT_BYTES or objects >= COMMIT_OBJECTS) and not self._hurried:
             self._hurried = True
             self._alarm.set()
-
-    @property
-    def full(self) -> bool:
-        """Whether more has gathered than memory should hold: the next writer has to wait for `room`."""
-        vault = self._vault
-        return vault.dirty_bytes + self._flight > BRAKE_BYTES or vault.dirty_objects > BRAKE_OBJECTS
 
     async def room(self) -> None:
         """Wait until there is room for more. Raises what the commit failed with, if it made none."""
         while self.full:
             await self._next_round()
+            self._weigh()
 
     def check(self) -> None:
         """Raise what stands in the way of keeping what was written: its writer learns of it at close."""
@@ -106,7 +116,7 @@ class Committer:
     async def sync(self) -> None:
         """Return when everything done before this call is on stable storage. Raises AteError if it is not."""
         together = self._busy or self._round.waiters or self._loop.pending()
-        if together or self._vault.dirty_bytes > INLINE_BYTES or self._barrier_mean > INLINE_BARRIER:
+        if together or self._vault.dirty_bytes > INLINE_BYTES or not self._barrier_is_quick():
             await self._next_round()
         else:
             self._sync_inline()
@@ -174,6 +184,9 @@ class Committer:
             self._busy = False
             round_.done.set()
         await self._checkpoint()
+        if timed and self.bytes - self._trimmed >= TRIM_BYTES and not self._vault.dirty_bytes:
+            self._trimmed = self.bytes
+            memory.give_back()
 
     async def finish(self) -> None:
         """After `run` was ended: all that is left to stable storage. Raises AteError."""
@@ -221,6 +234,7 @@ class Committer:
     def _settled(self, frozen: Frozen, start: float) -> None:
         self._vault.settled(frozen)
         self.bytes += self._flight
+        self._unsynced += self._flight
         self._flight = 0
         self.commits += 1
         self.slowest = max(self.slowest, perf_counter() - start)
@@ -251,14 +265,20 @@ class Committer:
         self._flight = before if frozen is not None else 0
         return frozen
 
+    def _barrier_is_quick(self) -> bool:
+        """Whether little has to reach the disk, and a barrier for little has been quick lately."""
+        return self._unsynced <= INLINE_BYTES and self._barrier_mean <= INLINE_BARRIER
+
     def _barrier(self) -> None:
+        waiting, self._unsynced = self._unsynced, 0
         start = perf_counter()
         self._chain.barrier()
-        self._barrier_mean += ((perf_counter() - start) - self._barrier_mean) / 8
+        if waiting <= INLINE_BYTES:
+            self._barrier_mean += ((perf_counter() - start) - self._barrier_mean) / 8
 
     async def _barrier_somewhere(self, hasty: bool) -> None:
         """In a thread, unless somebody waits for it and the disk is quick enough to do it on the spot."""
-        if hasty and self._barrier_mean <= INLINE_BARRIER:
+        if hasty and self._barrier_is_quick():
             self._barrier()
         else:
             with self._loop.elsewhere():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -16,7 +15,7 @@ import trio
 
 from atedb.chain.chain import Chain
 from atedb.errors import AteError, ExitCode
-from atefs.mount import kernel, mountinfo
+from atefs.mount import kernel, memory, mountinfo
 from atefs.mount.adapter import KernelAdapter
 from atefs.mount.adapter_pyfuse3 import PyfuseAdapter
 from atefs.mount.committer import Committer
@@ -31,7 +30,6 @@ from atefs.vault.vault import Vault
 
 log = logging.getLogger(__name__)
 
-GC_THRESHOLD = (100_000, 50, 100)
 SWITCH_INTERVAL = 0.5e-3
 """Seconds after which a thread must let another one have the interpreter: what a request waits for a busy thread."""
 PROGRESS_SECONDS = 0.25
@@ -69,6 +67,7 @@ class Driver:
         Raises AteError when the vault cannot be opened or mounted.
         """
         plan = self._plan
+        memory.reuse_freed_memory()
         self._chain = open_chain(
             plan.store, plan.root, read_only=plan.options.read_only, accept_rollback=plan.options.accept_rollback,
             progress=self._report.progress,
@@ -131,7 +130,7 @@ class Driver:
         if mount is not None:
             tuned = kernel.tune(mount)
             log.info("mounted %s on %s%s", plan.store, plan.mountpoint, f" ({', '.join(tuned)} set)" if tuned else "")
-        calm_collector()
+        memory.calm_collector()
         sys.setswitchinterval(SWITCH_INTERVAL)
         notify(f"READY=1\nMAINPID={os.getpid()}\nSTATUS=Mounted on {plan.mountpoint}")
         self._report.ready()
@@ -218,8 +217,14 @@ class Driver:
 
 
 def kernel_options(options: MountOptions) -> frozenset[str]:
-    """What the kernel is to be told of the options."""
+    """What the kernel is to be told of the options.
+
+    It checks permissions, unless root mounts for itself alone: then nobody else is let in, root passes every check, and
+    the kernel would ask for a folder's attributes anew after each change in it to find that out.
+    """
     named = set(options.kernel)
+    if os.geteuid() != 0 or options.allow_other:
+        named.add("default_permissions")
     if options.read_only:
         named.add("ro")
     if options.allow_other:
@@ -235,10 +240,3 @@ async def sturdy(task: Callable[[], Awaitable[None]]) -> None:
         except Exception:
             log.exception("a background task failed and is started again")
             await trio.sleep(RESTART_SECONDS)
-
-
-def calm_collector() -> None:
-    """What is there now lives as long as the mount: keep the collector from looking at it again and again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLD)

@@ -101,3 +101,4 @@ class Commits:
             change = inode_change(keys, inode, orphans)
             new[change.key] = change
             self._inodes.clean(inode, bool(change.terms))
+        self._inodes.trim()

@@ -117,6 +117,11 @@ class Inodes:
             self._content.put(inode.ino, inode.data)
             inode.data = None
 
+    def trim(self) -> None:
+        """Drop what is over the bound; to be called when nothing is dirty."""
+        while len(self._table) > self._limit:
+            self._table.popitem(last=False)
+
     def tombstones(self) -> list[Change]:
         """Of all that are gone; they are forgotten here."""
         changes = [inode_tombstone(self._objects.log, ino, listed) for ino, listed in self.gone.items()]

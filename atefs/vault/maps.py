@@ -62,12 +62,14 @@ class Maps:
         """The map for changing it: what `get` found, or a new one. The inode must be dirty or about to be."""
         if region == 0:
             return layout.first
+        held = layout.dirty_maps.get(region)
+        if held is not None:
+            return held
         if found is None:
             found = RegionMap()
             add(layout.ranges, region, region + 1)
-        if region not in layout.dirty_maps:
-            self._clean.pop((inode.ino, region), None)
-            layout.dirty_maps[region] = found
+        self._clean.pop((inode.ino, region), None)
+        layout.dirty_maps[region] = found
         return found
 
     def bury(self, ino: int, block: int, dead: BlockMap) -> None:

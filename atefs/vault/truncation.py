@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from atefs.vault.inode import Inode
 from atefs.vault.inodes import Inodes
-from atefs.vault.layout import Layout, RegionMap, sectors
+from atefs.vault.layout import BlockMap, Layout, RegionMap, sectors
 from atefs.vault.limits import BLOCK, REGION_BLOCKS
 from atefs.vault.maps import Maps
 from atefs.vault.ranges import Ranges, add, cut
@@ -52,6 +52,26 @@ class Truncation:
         self._inodes.put_content(inode, b"")
         return True
 
+    def edge_maps(self, inode: Inode, first: int, last: int) -> dict[int, RegionMap]:
+        """The maps of regions that lose some of the blocks from `first` up to `last`, or that are region 0."""
+        edges = {0, first // REGION_BLOCKS, (last - 1) // REGION_BLOCKS}
+        touched = [region for region in edges if _overlaps(region, first, last) and not _inside(region, first, last)]
+        maps = {region: self._maps.get(inode, region) for region in touched}
+        return {region: found for region, found in maps.items() if found is not None}
+
+    def drop_blocks(self, inode: Inode, first: int, last: int, maps: dict[int, RegionMap]) -> None:
+        """Free the blocks from number `first` up to `last`. maps: what `edge_maps` gave for them."""
+        layout = inode.layout
+        assert layout is not None
+        self._drop_dirty(inode, layout, first, last)
+        for region, found in maps.items():
+            owned = self._maps.own(inode, layout, region, found)
+            for index, parts in owned.blocks():
+                block = region * REGION_BLOCKS + index
+                if first <= block < last:
+                    self._drop_block(inode, owned, block, parts)
+        self._doom(inode, layout, max(1, -(-first // REGION_BLOCKS)), last // REGION_BLOCKS)
+
     def _cut(self, inode: Inode, layout: Layout, size: int) -> None:
         edge = size // _REGION
         found = self._maps.get(inode, edge) if size % _REGION else None
@@ -68,9 +88,9 @@ class Truncation:
             if layout.empty():
                 inode.layout = None
 
-    def _drop_dirty(self, inode: Inode, layout: Layout, keep: int) -> None:
-        """Forget the dirty bytes of all blocks from number `keep` on."""
-        for block in [block for block in layout.dirty if block >= keep]:
+    def _drop_dirty(self, inode: Inode, layout: Layout, first: int, last: int = _TOP) -> None:
+        """Forget the dirty bytes of all blocks from number `first` up to `last`."""
+        for block in [block for block in layout.dirty if first <= block < last]:
             dirty = layout.dirty.pop(block)
             region, index = divmod(block, REGION_BLOCKS)
             end = (layout.first if region == 0 else layout.dirty_maps[region]).end(index)
@@ -84,11 +104,14 @@ class Truncation:
         for index, parts in found.blocks():
             block = region * REGION_BLOCKS + index
             if block >= keep:
-                self._maps.bury(inode.ino, block, parts)
-                found.drop(index)
-                inode.blocks -= sectors(parts.end)
+                self._drop_block(inode, found, block, parts)
         if inner and edge // REGION_BLOCKS == region:
             self._cut_block(inode, layout, edge, found, inner)
+
+    def _drop_block(self, inode: Inode, found: RegionMap, block: int, parts: BlockMap) -> None:
+        self._maps.bury(inode.ino, block, parts)
+        found.drop(block % REGION_BLOCKS)
+        inode.blocks -= sectors(parts.end)
 
     def _cut_block(self, inode: Inode, layout: Layout, block: int, found: RegionMap, inner: int) -> None:
         index = block % REGION_BLOCKS
@@ -114,12 +137,12 @@ class Truncation:
                 del layout.dirty[block]
         inode.blocks += sectors(end) - sectors(before)
 
-    def _doom(self, inode: Inode, layout: Layout, first: int) -> None:
-        """All regions from `first` on are no longer content. Those whose maps are at hand are buried at once."""
-        if not layout.ranges or layout.ranges[-1][1] <= first:
+    def _doom(self, inode: Inode, layout: Layout, first: int, last: int = _TOP) -> None:
+        """The regions from `first` up to `last` are no longer content. Maps at hand are buried at once."""
+        if first >= last or not layout.ranges or layout.ranges[-1][1] <= first:
             return
-        pieces: Ranges = cut(layout.ranges, first, _TOP)
-        for region in [region for region in layout.dirty_maps if region >= first]:
+        pieces: Ranges = cut(layout.ranges, first, last)
+        for region in [region for region in layout.dirty_maps if first <= region < last]:
             region_map = layout.dirty_maps.pop(region)
             cut(pieces, region, region + 1)
             if region_map.stored:
@@ -130,3 +153,12 @@ class Truncation:
         for start, end in pieces:
             assert layout.doomed is not None
             add(layout.doomed, start, end)
+
+
+def _overlaps(region: int, first: int, last: int) -> bool:
+    return region * REGION_BLOCKS < last and first < (region + 1) * REGION_BLOCKS
+
+
+def _inside(region: int, first: int, last: int) -> bool:
+    """Region 0 never is: its map is part of the inode and cannot be left to the reaper."""
+    return region > 0 and first <= region * REGION_BLOCKS and (region + 1) * REGION_BLOCKS <= last

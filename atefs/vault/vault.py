@@ -13,6 +13,7 @@ from atefs.vault.blockcache import BlockCache
 from atefs.vault.codec import inode_change, inode_key, orphans_group, superblock_change, superblock_key
 from atefs.vault.commit import Commits, Frozen
 from atefs.vault.directory import Directories
+from atefs.vault.holes import Holes
 from atefs.vault.inode import Attributes, Caller, DirEntry, Inode, StatFs
 from atefs.vault.inodes import Inodes
 from atefs.vault.limits import DEFAULT_CACHES, ROOT_INO, CacheSizes
@@ -58,6 +59,7 @@ class Vault:
         self._writer = Writer(inodes, maps, self._reader, space)
         truncation = Truncation(inodes, maps, space)
         self._reaper = Reaper(objects, inodes, maps, truncation)
+        self._holes = Holes(inodes, maps, self._writer, truncation)
         self._attributes = AttributeChanges(inodes, truncation, self._reaper, space, clock)
         self._xattrs = Xattrs(inodes, space, clock)
         self._namespace = Namespace(
@@ -184,6 +186,24 @@ class Vault:
             if caller is not None and caller.uid:
                 inode.mode = without_set_ids(inode.mode)
         return len(data)
+
+    def punch_hole(self, ino: int, offset: int, size: int) -> None:
+        """Make bytes of a regular file zeros and free their blocks (man 2 fallocate, FALLOC_FL_PUNCH_HOLE)."""
+        self._space.check_writable()
+        inode = self._inodes.get(ino)
+        if not inode.is_file:
+            _refuse_content(inode)
+        self._holes.punch(inode, offset, size, self._clock())
+        if inode.layout is not None and inode.layout.doomed:
+            self._reaper.add(ino)
+
+    def seek_data(self, ino: int, offset: int) -> int:
+        """The next allocated byte (man 2 lseek, SEEK_DATA). Raises NoDataError."""
+        return self._holes.seek_data(self._inodes.get(ino), offset)
+
+    def seek_hole(self, ino: int, offset: int) -> int:
+        """The next byte of a hole, or the end of the file (man 2 lseek, SEEK_HOLE). Raises NoDataError."""
+        return self._holes.seek_hole(self._inodes.get(ino), offset)
 
     # The whole
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from atefs.errors import FileTooBigError
-from atefs.vault.extents import DirtyBlock
+from atefs.vault.extents import ZEROS, DirtyBlock
 from atefs.vault.inode import Inode
 from atefs.vault.inodes import Inodes
 from atefs.vault.layout import BlockMap, Layout, RegionMap, sectors
@@ -75,13 +75,29 @@ class Writer:
         plan = self._prepare(inode, offset, offset + len(data))
         if inode.inline:
             self._move_out(inode, old, plan)
+        self._carry_out(inode, plan, offset, memoryview(data))
+
+    def plan_zeros(self, inode: Inode, offset: int, end: int) -> _Plan:
+        """What it takes to zero part of one block, as far as that has data. For `write_zeros`."""
+        block = offset // BLOCK
+        region, index = divmod(block, REGION_BLOCKS)
+        found = self._maps.get(inode, region)
+        dirty = inode.layout.dirty.get(block) if inode.layout is not None else None
+        top = max(found.end(index) if found is not None else 0, dirty.end if dirty is not None else 0)
+        return self._prepare(inode, offset, min(end, block * BLOCK + top))
+
+    def write_zeros(self, inode: Inode, plan: _Plan) -> None:
+        """Do what `plan_zeros` has prepared; loads nothing."""
+        for step in plan.steps:
+            self._carry_out(inode, plan, step.block * BLOCK + step.low, ZEROS[: step.high - step.low])
+
+    def _carry_out(self, inode: Inode, plan: _Plan, offset: int, view: memoryview) -> None:
         layout = inode.layout
         assert layout is not None
         for region, former in plan.revived.items():
             self._revive(inode, layout, region, former)
         for region, found in plan.maps.items():
             self._maps.own(inode, layout, region, found)
-        view = memoryview(data)
         for step in plan.steps:
             start = step.block * BLOCK + step.low - offset
             self._apply(inode, layout, step, view[start : start + step.high - step.low])

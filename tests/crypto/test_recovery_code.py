@@ -120,6 +120,12 @@ def test_any_text_is_a_code_or_refused(text: str) -> None:
         pass
 
 
+@given(codes, st.sampled_from(["-", " ", ""]), st.sets(st.integers(0, GROUPS - 1), max_size=4))
+def test_a_code_with_some_slips_still_looks_like_one(code: str, separator: str, slips: set[int]) -> None:
+    groups = ["UUUUU" if number in slips else group for number, group in enumerate(groups_of(code))]
+    assert looks_like_code(separator.join(["ater", *groups]))
+
+
 @pytest.mark.parametrize("text", ["", "correct horse battery staple", "ATER-", "ater-something short", "p" * 45])
 def test_a_passphrase_does_not_look_like_a_code(text: str) -> None:
     assert not looks_like_code(text)

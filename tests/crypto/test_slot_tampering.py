@@ -200,6 +200,15 @@ def test_a_hostile_cost_is_refused_before_it_is_paid(
         KeySlots.load(store).unlock(passphrase())
 
 
+def test_a_label_that_could_confuse_a_terminal_is_never_listed(store: Path) -> None:
+    def relabel_badly(document: Document) -> None:
+        document["slots"][0]["label"] = "\x1b]0;gotcha\x07"
+
+    tamper(store, relabel_badly)
+    with pytest.raises(DamagedError, match="a label that atefs does not write"):
+        KeySlots.load(store)
+
+
 def test_memory_that_is_not_to_be_had_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     slots = one_slot()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TypeVar
 
 from atedb.errors import NotResident
@@ -61,6 +62,20 @@ def check_content(vault: Vault, ino: int, model: Model) -> None:
     for page in sorted(around):
         seen = patiently(lambda page=page: vault.read(ino, page * PAGE, PAGE))  # type: ignore[misc]
         assert seen == node.read(page * PAGE, PAGE), (ino, page)
+    check_holes(vault, ino, model)
+
+
+def check_holes(vault: Vault, ino: int, model: Model) -> None:
+    """Whatever is not zero lies in the allocated runs."""
+    node = model.nodes[ino]
+    runs = patiently(lambda: list(vault._holes.runs(vault.getattr(ino), 0)))
+    assert all(start < end <= node.size for start, end in runs)
+    assert all(before[1] < after[0] for before, after in pairwise(runs))
+    for page, data in node.pages.items():
+        used = data.rstrip(b"\0")
+        first = page * PAGE + len(used) - len(used.lstrip(b"\0"))
+        if used:
+            assert any(start <= first and page * PAGE + len(used) <= end for start, end in runs)
 
 
 def counted_blocks(vault: Vault, inode: Inode) -> int:

@@ -29,12 +29,21 @@ class _Names:
         self.object_key = self.group_key = keys.object_key
 
 
+def reopened(chain: Chain, folder: Path, rebuild: bool = False) -> Chain:
+    """Close the chain in `folder` and open it again; rebuild: with its view made from the log."""
+    chain.close()
+    if rebuild:
+        shutil.rmtree(folder / "view")
+    header = load_header(RealDisk(), folder)
+    names = _Names(KeyRing(ROOT_KEY, header.chain_id, header.suite))
+    return Chain.open(folder, ROOT_KEY, terms=terms_of(names))
+
+
 class Bench:
     """A vault, its chain, and a clock that ticks by hand."""
 
     def __init__(self, folder: Path | None) -> None:
         self.now = 1_000
-        self._folder = folder
         self.chain: Chain | MemoryChain = Chain.create(folder, ROOT_KEY) if folder else MemoryChain()
         self.vault = Vault.make(self.chain, self.clock, 0, 0)
 
@@ -45,13 +54,7 @@ class Bench:
     def reopen(self, caches: CacheSizes = DEFAULT_CACHES, rebuild: bool = False) -> Vault:
         """Leave what is not committed, and open the chain again; rebuild: with its view made from the log."""
         if isinstance(self.chain, Chain):
-            assert self._folder is not None
-            self.chain.close()
-            if rebuild:
-                shutil.rmtree(self._folder / "view")
-            header = load_header(RealDisk(), self._folder)
-            names = _Names(KeyRing(ROOT_KEY, header.chain_id, header.suite))
-            self.chain = Chain.open(self._folder, ROOT_KEY, terms=terms_of(names))
+            self.chain = reopened(self.chain, self.chain.store, rebuild)
         self.vault = Vault(self.chain, self.clock, caches=caches)
         return self.vault
 

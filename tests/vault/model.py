@@ -11,7 +11,7 @@ PAGE = 4096
 EMPTY = bytes(PAGE)
 
 
-class Refused(Exception):  # noqa: N818 - it is an outcome, not a fault
+class Refused(Exception):
     """errno: what the operation answers."""
 
     def __init__(self, number: int) -> None:
@@ -65,6 +65,12 @@ class Node:
         if inner and keep in self.pages:
             self.pages[keep] = self.pages[keep][:inner] + bytes(PAGE - inner)
         self.size = size
+
+    def punch(self, offset: int, length: int) -> None:
+        end = min(self.size, offset + length)
+        for page in [page for page in self.pages if page * PAGE < end and (page + 1) * PAGE > offset]:
+            low, high = max(0, offset - page * PAGE), min(PAGE, end - page * PAGE)
+            self.pages[page] = self.pages[page][:low] + bytes(high - low) + self.pages[page][high:]
 
 
 class Model:
@@ -161,7 +167,7 @@ class Model:
         if self.nodes[ino].nlink == 0 and not self.held.get(ino):
             del self.nodes[ino]
 
-    def rename(self, parent: int, name: bytes, other: int, new: bytes, flags: int, now: int) -> None:
+    def rename(self, parent: int, name: bytes, other: int, new: bytes, *, flags: int, now: int) -> None:
         ino = self.check_rename(parent, name, other, new, flags)
         node = self.nodes[ino]
         there = self.nodes[other].entries.get(new)

@@ -22,7 +22,10 @@ def patches(bench: Bench, ino: int, block: int = 0) -> list[tuple[int, int, int]
     return [tuple(patch) for patch in parts.patches] if parts else []  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("size", [1, 4096, INLINE_MAX, INLINE_MAX + 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5, 1_500_000])
+SIZES = [1, 4096, INLINE_MAX, INLINE_MAX + 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5, 1_500_000]
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_what_is_written_is_read_before_during_and_after_a_commit(bench: Bench, size: int) -> None:
     data = os.urandom(size)
     file = bench.file(data=data)
@@ -54,7 +57,7 @@ def test_written_buffers_are_kept_by_reference(quick: Bench) -> None:
     assert frozen is not None
     bodies = [change.body for change in frozen.changes if isinstance(change.body, list)]
     assert len(bodies) == 8
-    assert all(view.obj is data for body in bodies for view in body)  # type: ignore[union-attr]
+    assert all(view.obj is data for body in bodies for view in body)
 
 
 def test_a_sparse_file_of_an_exabyte_costs_one_event(bench: Bench) -> None:

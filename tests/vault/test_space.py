@@ -21,13 +21,17 @@ def chain_of(bench: Bench) -> MemoryChain:
     return bench.chain
 
 
+def fill(bench: Bench, file: int) -> None:
+    for index in range(100):
+        bench.vault.write(file, index * BLOCK, os.urandom(BLOCK))
+
+
 def test_writes_are_refused_when_they_could_not_be_committed(quick: Bench) -> None:
     file = quick.file()
     chain_of(quick).capacity = chain_of(quick).stored_bytes + 4 * BLOCK
     quick.committed()
     with pytest.raises(NoSpaceError):
-        for index in range(100):
-            quick.vault.write(file, index * BLOCK, os.urandom(BLOCK))
+        fill(quick, file)
     assert 0 < quick.vault.getattr(file).size < 4 * BLOCK
     quick.vault.commit()
     assert quick.vault.read(file, 0, 10) != bytes(10)
@@ -70,8 +74,7 @@ def test_a_quota_bounds_what_is_stored_and_says_so(bench: Bench) -> None:
     bench.vault.set_quota(1_000_000)
     file = bench.file()
     with pytest.raises(QuotaError):
-        for index in range(100):
-            bench.vault.write(file, index * BLOCK, os.urandom(BLOCK))
+        fill(bench, file)
     bench.committed()
     vault = bench.reopen()
     now = vault.statfs()
