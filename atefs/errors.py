@@ -77,12 +77,6 @@ class TooManyLinksError(VaultError):
     errno = _errno.EMLINK
 
 
-class LoopError(VaultError):
-    """Symbolic links that lead nowhere."""
-
-    errno = _errno.ELOOP
-
-
 class FileTooBigError(VaultError):
     """Beyond the largest offset a file can have."""
 

@@ -262,6 +262,8 @@ def is_zero(file: File, offset: int, end: int) -> bool:
         piece = file.read(min(_PIECE, end - offset), offset)
         if piece.count(0) != len(piece):
             return False
+        if not piece:  # the file's owner has cut it meanwhile
+            break
         offset += len(piece)
     return True
 

@@ -93,8 +93,7 @@ class _Verification:
             own = load_device(self._disk, self._store, self._keys)
             if own is not None:  # as good as certified: the root key sealed it
                 self._devices[own.public] = b""
-        while self._walk_all():
-            self.report.tail = None
+        self._walk_all()
         self._check_end()
         report = self.report
         report.replayed = self._shadow is not None and not report.damage
@@ -135,49 +134,38 @@ class _Verification:
 
     # -- segments
 
-    def _walk_all(self) -> bool:
-        """Walk what there is from where the last call ended. True when the chain's owner has gone on meanwhile."""
-        manifest = self._manifest()
-        there = segment_numbers(self._disk, self._store)
+    def _walk_all(self) -> None:
+        """Walk what there is now; what the chain's owner adds meanwhile may be left out."""
+        manifest, there, wanted = self._segments()
         sealed = {s.number: s for s in manifest.sealed} if manifest else {}
-        wanted = self._wanted(manifest, there)
         self.report.segments = len(wanted)
         self.report.bytes = sum(segment_path(self._store, n).stat().st_size for n in wanted if n in there)
         for number in wanted:
-            if number < self._number:
-                continue
             if number in there:
                 self._walk_segment(number, sealed.get(number), active=number == wanted[-1])
             else:
                 self._last_gap = self._damage(number, 0, 0, "the file is missing")
             if number in sealed:
                 self._check_sealed_end(sealed[number])
-        return self.report.in_use is not None and self._gone_on(wanted[-1])
 
-    def _wanted(self, manifest: Manifest | None, there: list[int]) -> list[int]:
-        """The numbers of the chain's segments, in order."""
-        if manifest is None:
-            return there or [1]
-        newer = [n for n in there if n > manifest.active and self._has_frames(n)]
+    def _segments(self) -> tuple[Manifest | None, list[int], list[int]]:
+        """The manifest, the numbers of the segments that are there, and of those that the chain consists of."""
+        while True:
+            manifest = self._manifest()
+            there = segment_numbers(self._disk, self._store)
+            if manifest is None:
+                return None, there, there or [1]
+            newer = [n for n in there if n > manifest.active and self._has_frames(n)]
+            if self._manifest() == manifest:  # else a new segment was begun meanwhile
+                break
         if newer:
             self._remark("the manifest is older than the segments; it is made anew when the chain is opened next")
-        return sorted({*(s.number for s in manifest.sealed), manifest.active, *newer})
+        return manifest, there, sorted({*(s.number for s in manifest.sealed), manifest.active, *newer})
 
     def _has_frames(self, number: int) -> bool:
         with contextlib.suppress(AteError), contextlib.closing(self._open(number)) as file:
             frames = find_frames(reader(file), SEGMENT_HEADER_SIZE, file.size(), bodies=False)
             return next(frames, None) is not None
-        return False
-
-    def _gone_on(self, active: int) -> bool:
-        manifest, tail = self._manifest(), self.report.tail
-        if manifest is not None and manifest.active > active:
-            return True
-        if tail is None:
-            return False
-        with contextlib.suppress(AteError), contextlib.closing(self._open(tail.segment)) as file:
-            read_frame(reader(file), tail.offset, bodies=True)
-            return True
         return False
 
     def _open(self, number: int) -> File:
@@ -190,9 +178,8 @@ class _Verification:
             self._damage(number, 0, 0, str(error))
             return
         with contextlib.closing(file):
-            if number != self._number:
-                self._number, self._offset = number, SEGMENT_HEADER_SIZE
-                self._check_header(number, file)
+            self._number, self._offset = number, SEGMENT_HEADER_SIZE
+            self._check_header(number, file)
             size = file.size()
             end = min(size, sealed.length) if sealed else size
             if sealed and size != sealed.length:
@@ -242,12 +229,12 @@ class _Verification:
         expected = self._sequence + 1
         if self._checkpoint >= expected or (self._seen is not None and self._seen.sequence >= expected):
             return False
-        if isinstance(item, Frame):
-            with contextlib.suppress(DamagedError):
-                read_frame(reader(file), item.offset, bodies=True)
-                verify_frame_signature(item, self._devices, self._root_public, self._chain_id)
-                return False
-        if any(frame.head.durable >= expected for frame in find_frames(reader(file), item.offset, end)):
+        with contextlib.suppress(DamagedError):
+            frame = read_frame(reader(file), item.offset, bodies=True)
+            verify_frame_signature(frame, self._devices, self._root_public, self._chain_id)
+            return isinstance(item, Gap)  # it was being written just now: what follows is not looked at
+        later = (f.head for f in find_frames(reader(file), item.offset, end) if f.head.sequence > expected)
+        if any(head.durable >= expected for head in later):
             return False
         self.report.tail = Tail(number, item.offset, end - item.offset)
         return True
@@ -257,6 +244,8 @@ class _Verification:
     def _take(self, frame: Frame, number: int, file: File) -> None:
         """One frame that verifies by itself."""
         head = frame.head
+        if not self._signed(frame, number):
+            return
         if head.sequence <= self._sequence:
             self._damage(number, frame.offset, frame.header.length, f"batch {head.sequence} is out of place")
             return
@@ -272,23 +261,27 @@ class _Verification:
         self.report.events += len(frame.events)
         if self._seen is not None and self._seen.sequence == head.sequence and self._seen.hash != frame.hash.hex():
             self.report.rolled_back = str(rolled_back(self._seen, head.sequence))
-        self._check_signature(frame, number)
         if self._data:
             self._check_bodies(frame, number, file)
         if self._shadow is not None and not self.report.damage:
             self._check_claim(self._shadow, frame, number, file)
 
-    def _check_signature(self, frame: Frame, number: int) -> None:
+    def _signed(self, frame: Frame, number: int) -> bool:
+        """Whether the frame can be believed."""
+        device = frame.head.device
         try:
             verify_frame_signature(frame, self._devices, self._root_public, self._chain_id)
         except DamagedError as error:
-            device = frame.head.device
-            if device in self._uncertified:
-                return  # said once: its certificate is in a batch that is lost
-            if device not in self._devices:
-                self._uncertified.add(device)
+            unknown = device not in self._devices
+            if unknown and device in self._uncertified:
+                return True  # said once: its certificate is in a batch that is lost
             keys = [event.key for event in frame.events]
-            self._damage(number, frame.offset, frame.header.length, str(error), keys)
+            found = self._damage(number, frame.offset, frame.header.length, str(error), keys)
+            if not unknown:
+                self._last_gap = found
+                return False
+            self._uncertified.add(device)
+        return True
 
     def _check_bodies(self, frame: Frame, number: int, file: File) -> None:
         read = buffered(reader(file), frame)

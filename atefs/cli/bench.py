@@ -55,7 +55,7 @@ def bench(ctx: click.Context, where: Path | None, files: int, mib: int, as_json:
 def _temporary_vault(ctx: click.Context) -> Iterator[Path]:
     """A vault of its own in the folder of local vaults, so that the disk measured is the one that matters."""
     from atefs.cli.creating import create_store
-    from atefs.cli.mounting import mount_vault, umount
+    from atefs.cli.mounting import mount_vault, unmount_vault
     from atefs.cli.secrets import SecretSource
     from atefs.mount import places
     from atefs.mount.options import MountOptions
@@ -72,11 +72,12 @@ def _temporary_vault(ctx: click.Context) -> Iterator[Path]:
         mount_vault(
             mountpoint, str(Path(base, "store")), MountOptions(log_file=Path(base, "log")),
             SecretSource(passphrase_file=passphrase), foreground=False, debug=ctx.obj["debug"],
+            quiet=True,
         )  # fmt: skip
         try:
             yield mountpoint
         finally:
-            ctx.invoke(umount, mountpoint=mountpoint, lazy=False)
+            unmount_vault(mountpoint)
 
 
 def _measure(work: Path, files: int, mib: int) -> list[tuple[str, float, str]]:

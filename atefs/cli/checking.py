@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from atedb.chain.report import RepairReport, VerifyReport
     from atefs.vault.check import Problem
 
-_WHERE = click.argument("where", metavar="STORE-OR-MOUNTPOINT", type=click.Path(path_type=Path))
+_WHERE = click.argument("where", metavar="STORE-OR-MOUNTPOINT", type=click.Path(readable=False, path_type=Path))
 _SHOWN = 50
 
 

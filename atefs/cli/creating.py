@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=click.Path(readable=False, path_type=Path))
 @click.option("--quota", type=str, metavar="SIZE", help="Refuse to hold more than this, for example 20G.")
 @secrets.secret_options
 @output.json_option

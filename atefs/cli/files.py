@@ -15,7 +15,7 @@ from atefs.cli import opening, output, secrets
 if TYPE_CHECKING:
     from atefs.vault.inode import Inode
 
-_WHERE = click.argument("where", metavar="STORE-OR-MOUNTPOINT", type=click.Path(path_type=Path))
+_WHERE = click.argument("where", metavar="STORE-OR-MOUNTPOINT", type=click.Path(readable=False, path_type=Path))
 
 
 @click.command()
@@ -79,7 +79,7 @@ def cat(where: Path, path: str, *, secret: secrets.SecretSource) -> None:
 @click.command()
 @_WHERE
 @click.argument("path")
-@click.argument("target", default=".", type=click.Path(path_type=Path))
+@click.argument("target", default=".", type=click.Path(readable=False, path_type=Path))
 @secrets.secret_options
 def get(where: Path, path: str, target: Path, *, secret: secrets.SecretSource) -> None:
     """Copy PATH, a file or a whole folder, out of a vault that is not mounted, to TARGET.

@@ -12,12 +12,14 @@ from atefs.cli import opening, output, secrets
 if TYPE_CHECKING:
     from atedb.crypto.slots import Secret
 
-_WHERE = click.argument("where", metavar="STORE-OR-MOUNTPOINT", type=click.Path(path_type=Path))
+_WHERE = click.argument("where", metavar="STORE-OR-MOUNTPOINT", type=click.Path(readable=False, path_type=Path))
 _NEW_PASSPHRASE = click.option(
-    "--new-passphrase-file", type=click.Path(path_type=Path), help="Read the new passphrase from this file."
+    "--new-passphrase-file",
+    type=click.Path(readable=False, path_type=Path),
+    help="Read the new passphrase from this file.",
 )
 _NEW_KEY_FILE = click.option(
-    "--new-key-file", type=click.Path(path_type=Path), help="The key file that is to open the vault."
+    "--new-key-file", type=click.Path(readable=False, path_type=Path), help="The key file that is to open the vault."
 )
 
 

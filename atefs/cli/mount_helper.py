@@ -19,7 +19,7 @@ _CODES = {int(ExitCode.OK): 0, int(ExitCode.USAGE): 1}
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("store", metavar="STORE")
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=click.Path(readable=False, path_type=Path))
 @click.option("-o", "options", multiple=True, metavar="OPTIONS", help="Mount options; see atefs mount --help.")
 @click.option("-s", "sloppy", is_flag=True, help="Unknown options are to be tolerated.")
 @click.option("-f", "fake", is_flag=True, help="Do everything but mount.")

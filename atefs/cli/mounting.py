@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,11 +16,14 @@ from atefs.cli import output, secrets
 from atefs.mount.options import MountOptions
 from atefs.mount.options import parse as parse_options
 
+if TYPE_CHECKING:
+    from atefs.mount.driver import MountPlan
+
 _HOLDERS_SHOWN = 10
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=click.Path(readable=False, path_type=Path))
 @click.argument("url", required=False, metavar="[URL]")
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground, and log to the terminal.")
 @click.option("-r", "--read-only", is_flag=True, help="Mount without the right to change anything.")
@@ -58,11 +61,12 @@ def mount(
 
 def mount_vault(
     mountpoint: Path, url: str | None, options: MountOptions, where: secrets.SecretSource, *, foreground: bool,
-    debug: bool, may_make: bool = True,
+    debug: bool, may_make: bool = True, quiet: bool = False,
 ) -> int:  # fmt: skip
-    """Mount; the exit code. may_make: whether a local vault that does not exist yet is made."""
+    """Mount; the exit code. may_make: whether a local vault that does not exist yet is made. quiet: say nothing."""
     from atefs.cli import opening
-    from atefs.mount import places, preflight
+    from atefs.mount import logs, places, preflight
+    from atefs.mount.driver import Driver, MountPlan
 
     mountpoint = places.canonical(mountpoint)
     store = places.store_of(mountpoint, url)
@@ -80,7 +84,14 @@ def mount_vault(
     else:
         preflight.require_mountpoint(mountpoint, nonempty=options.nonempty)
         root = opening.unlock(store, where)
-    return _serve(mountpoint, store, options, root, foreground=foreground, debug=debug)
+    plan = MountPlan(mountpoint, store, options, root)
+    if foreground:
+        logs.to_stderr(debug=debug)
+        return Driver(plan, _Terminal(mountpoint)).run()
+    _serve_in_background(plan, debug=debug)
+    if not quiet:
+        click.echo(f"Mounted {mountpoint}.")
+    return ExitCode.OK
 
 
 def _make(mountpoint: Path, store: Path, options: MountOptions, where: secrets.SecretSource) -> bytes:
@@ -102,20 +113,14 @@ def _make(mountpoint: Path, store: Path, options: MountOptions, where: secrets.S
         return KeySlots.load(store).unlock(secret)
 
 
-def _serve(mountpoint: Path, store: Path, options: MountOptions, root: bytes, *, foreground: bool, debug: bool) -> int:
+def _serve_in_background(plan: MountPlan, *, debug: bool) -> None:
     from atefs.mount import daemon, logs, places
-    from atefs.mount.driver import Driver, MountPlan
+    from atefs.mount.driver import Driver
 
-    plan = MountPlan(mountpoint, store, options, root)
-    if foreground:
-        logs.to_stderr(debug=debug)
-        return Driver(plan, _Terminal(mountpoint)).run()
-    log = options.log_file or places.log_file(mountpoint)
+    log = plan.options.log_file or places.log_file(plan.mountpoint)
     logs.to_file(log, debug=debug)
     with output.progress("reading the log") as progress:
         daemon.in_background(lambda report: Driver(plan, report).run(), log, progress)
-    click.echo(f"Mounted {mountpoint}.")
-    return ExitCode.OK
 
 
 class _Terminal:
@@ -135,7 +140,7 @@ class _Terminal:
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=click.Path(readable=False, path_type=Path))
 @click.option("-l", "--lazy", is_flag=True, help="Unmount even while it is in use; whoever uses it gets errors.")
 def umount(mountpoint: Path, lazy: bool) -> None:
     """Unmount the vault on MOUNTPOINT; returns when all that was written is safe on disk.
@@ -146,6 +151,11 @@ def umount(mountpoint: Path, lazy: bool) -> None:
     Example:
       atefs umount ~/vault
     """
+    click.echo(unmount_vault(mountpoint, lazy=lazy))
+
+
+def unmount_vault(mountpoint: Path, *, lazy: bool = False) -> str:
+    """Unmount, and wait for the driver to end. What is to be said about it."""
     from atefs.mount import client, mountinfo, places, preflight
 
     mountpoint = places.canonical(mountpoint)
@@ -154,8 +164,7 @@ def umount(mountpoint: Path, lazy: bool) -> None:
         raise StoreNotFoundError(f"no vault is mounted at {mountpoint}; nothing was changed; see: atefs status")
     if preflight.pulse(mountpoint) is preflight.Pulse.DEAD:
         preflight.clear_mountpoint(mountpoint)
-        click.echo(f"The driver of {mountpoint} had ended already; what it left was cleared away.")
-        return
+        return f"The driver of {mountpoint} had ended before; the mount that it left is cleared away."
     pid = int(client.ask(mountpoint, "status")["pid"])
     watch = client.Watch(pid)
     try:
@@ -164,7 +173,7 @@ def umount(mountpoint: Path, lazy: bool) -> None:
             click.echo(f"The driver (process {pid}) is still closing the vault …", err=True)
     finally:
         watch.close()
-    click.echo(f"Unmounted {mountpoint}; all of it is safe on disk.")
+    return f"Unmounted {mountpoint}; all of it is safe on disk."
 
 
 def _ask_to_unmount(mountpoint: Path, mount_: Any, pid: int, lazy: bool) -> None:
@@ -224,7 +233,7 @@ class _Spinner:
 
 
 @click.command()
-@click.argument("mountpoint", required=False, type=click.Path(path_type=Path))
+@click.argument("mountpoint", required=False, type=click.Path(readable=False, path_type=Path))
 @output.json_option
 def status(mountpoint: Path | None, as_json: bool) -> int:
     """Show the vault mounted on MOUNTPOINT, or all that are mounted.

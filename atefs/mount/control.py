@@ -51,8 +51,8 @@ class ControlServer:
             try:
                 if _peer(stream.socket) not in (0, os.getuid()):
                     return
-                with trio.move_on_after(REQUEST_SECONDS) as patience:
-                    async with self._limit:
+                async with self._limit:
+                    with trio.move_on_after(REQUEST_SECONDS) as patience:
                         request = await _line(stream)
                         patience.deadline = float("inf")
                         await self._perform(stream, request)

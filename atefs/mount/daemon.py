@@ -115,7 +115,7 @@ def _child(serve: Callable[[Report], ExitCode], fd: int, log: Path) -> None:
         code = int(error.exit_code)
         pipe.error(str(error), code)
     except BaseException as error:
-        traceback.print_exc()
+        os.write(2, traceback.format_exc().encode())
         pipe.error(f"the driver failed: {error!r}; the vault is as it was; the whole story is in {log}", code)
     finally:
         sys.stderr.flush()

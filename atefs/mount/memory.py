@@ -15,9 +15,9 @@ _libc = ctypes.CDLL(None)
 def reuse_freed_memory() -> None:
     """Keep what was freed for the next request (man 3 mallopt).
 
-    Requests and blocks are of 128 KiB to 1 MiB. By default each gets pages of its own from the kernel, zeroed, and gives
-    them back: on a virtual machine that takes as long as encrypting them. `give_back` is for when the mount is idle.
-    To be called before any thread is started.
+    Requests and blocks are of 128 KiB to 1 MiB. By default each gets pages of its own from the kernel, zeroed, and
+    gives them back: on a virtual machine that takes as long as encrypting them. `give_back` is for when the mount is
+    idle. To be called before any thread is started.
     """
     for option, value in (
         (_TRIM_THRESHOLD, _SPARE),

@@ -13,7 +13,7 @@ import msgspec
 from atedb.chain.event import Change, Lane, Term, TermsOf
 from atedb.errors import DamagedError
 from atefs.vault.inode import DirEntry, Inode
-from atefs.vault.layout import BlockMap, Layout, Patch, RegionMap
+from atefs.vault.layout import BlockMap, Layout, RegionMap
 from atefs.vault.limits import BLOCK, COMPRESS_MIN, ROOT_INO
 
 SUPERBLOCK, INODE, ENTRY, MAP, CONTENT = b"S", b"I", b"E", b"M", b"B"
@@ -45,10 +45,10 @@ class SuperblockRecord(msgspec.Struct, array_like=True, gc=False):
 
 
 class MapRecord(msgspec.Struct, array_like=True, gc=False):
-    """full: bitmap of complete blocks. partial: (index, base length, patches as (offset, length, slot))."""
+    """full: bitmap of complete blocks. partial: (index, (base, pages, patches as (offset, length, slot)))."""
 
     full: int
-    partial: list[tuple[int, int, tuple[Patch, ...]]]
+    partial: list[tuple[int, BlockMap]]
 
 
 class LayoutRecord(msgspec.Struct, array_like=True, gc=False):
@@ -236,12 +236,11 @@ def decode_map(body: bytes) -> RegionMap:
 
 
 def _map_record(region_map: RegionMap) -> MapRecord:
-    partial = [(index, block.base, block.patches) for index, block in sorted(region_map.partial.items())]
-    return MapRecord(region_map.full, partial)
+    return MapRecord(region_map.full, list(region_map.partial.items()))
 
 
 def _region_map(record: MapRecord) -> RegionMap:
-    return RegionMap(record.full, {index: BlockMap(base, patches) for index, base, patches in record.partial}, True)
+    return RegionMap(record.full, dict(record.partial), True)
 
 
 def _layout_record(layout: Layout) -> LayoutRecord | None:

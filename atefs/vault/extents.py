@@ -76,6 +76,14 @@ class DirtyBlock:
                 first, last = max(low, start), min(high, stop)
                 target[first - start : last - start] = view[first - low : last - low]
 
+    def views(self, start: int, end: int) -> list[memoryview]:
+        """The buffers of [start, end), all of which is dirty."""
+        return [
+            view[max(start, low) - low : min(end, high) - low]
+            for low, high, view in self.extents
+            if low < end and start < high
+        ]
+
     def runs(self) -> Iterator[Run]:
         """The extents, adjacent ones together."""
         at, end = 0, -1

@@ -17,7 +17,10 @@ from atefs.vault.ranges import Ranges
 
 
 class Patch(NamedTuple):
-    """A small overwrite, an object of its own. Of that object's bytes the first `length` count."""
+    """A small overwrite, an object of its own. Of that object's bytes the first `length` count.
+
+    slot: from 33 on; or page + 1 for what is left of the patch of a page.
+    """
 
     offset: int
     length: int
@@ -25,15 +28,20 @@ class Patch(NamedTuple):
 
 
 class BlockMap(NamedTuple):
-    """One block: the first `base` bytes of its base object (slot 0; 0: there is none), then patches, oldest first."""
+    """One block: the first `base` bytes of its base object (slot 0; 0: there is none), under its patches.
+
+    pages: bitmap of the pages that are patched whole, page p in slot p + 1. patches: all others, oldest first; none
+    of them shares bytes with a page of the bitmap.
+    """
 
     base: int
+    pages: int = 0
     patches: tuple[Patch, ...] = ()
 
     @property
     def end(self) -> int:
         """Where the block's data end; from there on it reads as zeros."""
-        end = self.base
+        end = max(self.base, self.pages.bit_length() * PAGE)
         for offset, length, _ in self.patches:
             end = max(end, offset + length)
         return end
@@ -42,15 +50,31 @@ class BlockMap(NamedTuple):
         """The slots whose objects exist."""
         if self.base:
             yield 0
+        for page in range(self.pages.bit_length()):
+            if self.pages >> page & 1:
+                yield page + 1
         for patch in self.patches:
             yield patch.slot
+
+    def without(self, slot: int) -> BlockMap:
+        """The same block when the object of that slot is lost."""
+        pages = self.pages & ~(1 << slot - 1) if slot else self.pages
+        return BlockMap(self.base if slot else 0, pages, tuple(patch for patch in self.patches if patch.slot != slot))
+
+    def overlays(self) -> list[Patch]:
+        """All patches, each after those it lies over."""
+        pages = [page for page in range(self.pages.bit_length()) if self.pages >> page & 1]
+        return [*(Patch(page * PAGE, PAGE, page + 1) for page in pages), *self.patches]
 
     def shortened(self, limit: int) -> BlockMap:
         """The same block without what lies at or beyond `limit`."""
         patches = tuple(
             Patch(offset, min(length, limit - offset), slot) for offset, length, slot in self.patches if offset < limit
         )
-        return BlockMap(min(self.base, limit), patches)
+        page, inner = divmod(limit, PAGE)
+        if inner and self.pages >> page & 1:
+            patches = (*patches, Patch(page * PAGE, inner, page + 1))
+        return BlockMap(min(self.base, limit), self.pages & ((1 << page) - 1), patches)
 
 
 FULL = BlockMap(BLOCK)

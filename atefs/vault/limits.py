@@ -14,11 +14,12 @@ INLINE_MAX = 8 * 1024
 COMPRESS_MIN = 512
 """Inline content shorter than this is not worth a try at compression."""
 PATCHES_MAX = 32
-"""Patches of one block; one more, and the block is rewritten."""
+"""Patches of one block besides those of whole pages; one more, and the block is rewritten."""
 PATCH_BYTES_MAX = BLOCK // 4
 """Dirty bytes of one block up to which patches pay."""
 PAGE = 4096
-"""st_blocks rounds the end of a block's data up to this."""
+"""Overwrites of whole pages have slots of their own; st_blocks rounds the end of a block's data up to pages."""
+BLOCK_PAGES = BLOCK // PAGE
 NAME_MAX = 255
 SYMLINK_MAX = 4095
 FILE_MAX = 2**63 - 1

@@ -228,9 +228,8 @@ class _Mender:
         block = region_map.get(index) if region_map is not None else None
         if region_map is None or block is None:
             return
-        patches = tuple(patch for patch in block.patches if patch.slot != slot)
-        left = block._replace(patches=patches, base=0 if slot == 0 else block.base)
-        if left.base or left.patches:
+        left = block.without(slot)
+        if left.end:
             region_map.put(index, left)
         else:
             region_map.drop(index)

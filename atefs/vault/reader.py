@@ -57,7 +57,7 @@ class Reader:
         body = self._cache.get((inode.ino, block))
         if body is None:
             body = self._assemble(inode.ino, block, parts)
-            if keep or parts.patches:
+            if keep or parts.pages or parts.patches:
                 self._cache.put((inode.ino, block), body)
         return body
 
@@ -84,11 +84,12 @@ class Reader:
 
     def _assemble(self, ino: int, block: int, parts: BlockMap) -> bytes:
         base = self._object(ino, block, 0)[: parts.base] if parts.base else b""
-        if not parts.patches:
+        overlays = parts.overlays()
+        if not overlays:
             return base
         target = bytearray(parts.end)
         target[: len(base)] = base
-        for offset, length, slot in parts.patches:
+        for offset, length, slot in overlays:
             target[offset : offset + length] = self._object(ino, block, slot)[:length]
         return bytes(target)
 

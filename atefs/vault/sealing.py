@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from atedb.chain.event import Change, Lane
 from atefs.vault.codec import block_key
-from atefs.vault.extents import DirtyBlock, Run
+from atefs.vault.extents import DirtyBlock
 from atefs.vault.inode import Inode
 from atefs.vault.layout import BlockMap, Layout, Patch
-from atefs.vault.limits import COMPRESS_MIN, PATCHES_MAX, REGION_BLOCKS
+from atefs.vault.limits import COMPRESS_MIN, PAGE, REGION_BLOCKS
 from atefs.vault.maps import Maps
 from atefs.vault.objects import Objects
+from atefs.vault.patches import FREE_SLOTS, plan_patches
 
 
 class Sealing:
@@ -40,31 +41,26 @@ class Sealing:
         parts = region_map.get(index)
         self._maps.forget_content(ino, block)
         if dirty.base is None and parts is not None:
-            region_map.put(index, self._patched(changes, ino, block, parts, list(dirty.runs())))
+            region_map.put(index, self._patched(changes, ino, block, parts, dirty))
             return
         if parts is not None:
-            self._maps.graves.update((ino, block, patch.slot) for patch in parts.patches)
+            self._maps.graves.update((ino, block, slot) for slot in parts.slots() if slot)
         region_map.put(index, BlockMap(dirty.end))
         changes.append(Change(block_key(self._objects.log, ino, block, 0), Lane.BLOB, dirty.whole(), False, True))
 
-    def _patched(self, changes: list[Change], ino: int, block: int, parts: BlockMap, runs: list[Run]) -> BlockMap:
-        """Each run becomes a patch. One that exactly covers older patches takes over the slot of the first of them."""
-        kept = list(parts.patches)
-        slots: list[int] = []
-        freed: set[int] = set()
-        for start, end, _ in runs:
-            covered = [patch for patch in kept if start <= patch.offset and patch.offset + patch.length <= end]
-            if covered:
-                kept = [patch for patch in kept if patch not in covered]
-            slots.append(covered[0].slot if covered else 0)
-            freed.update(patch.slot for patch in covered[1:])
-        used = {patch.slot for patch in kept} | set(slots)
-        free = iter([slot for slot in range(1, PATCHES_MAX + 1) if slot not in used])
-        for (start, end, views), reused in zip(runs, slots, strict=True):
-            slot = reused or next(free)
-            freed.discard(slot)
-            kept.append(Patch(start, end - start, slot))
+    def _patched(self, changes: list[Change], ino: int, block: int, parts: BlockMap, dirty: DirtyBlock) -> BlockMap:
+        """The dirty bytes as patches; slots that are not needed any more are buried."""
+        plan = plan_patches(parts, [(start, end) for start, end, _ in dirty.runs()])
+        new = [Patch(start, end - start, start // PAGE + 1) for start, end in plan.page_spans]
+        pages = plan.pages | sum(1 << patch.slot - 1 for patch in new)
+        taken = {patch.slot for patch in plan.kept}
+        slots = [slot for slot in FREE_SLOTS if slot not in taken][: len(plan.free)]
+        free = [Patch(start, end - start, slot) for (start, end), slot in zip(plan.free, slots, strict=True)]
+        for offset, length, slot in new + free:
             key = block_key(self._objects.log, ino, block, slot)
-            changes.append(Change(key, Lane.BLOB, views, False, end - start > COMPRESS_MIN))
-        self._maps.graves.update((ino, block, slot) for slot in freed)
-        return BlockMap(parts.base, tuple(kept))
+            body = dirty.views(offset, offset + length)
+            changes.append(Change(key, Lane.BLOB, body, False, length > COMPRESS_MIN))
+        after = BlockMap(parts.base, pages, plan.kept + tuple(free))
+        if parts.pages & ~pages or len(plan.kept) < len(parts.patches):
+            self._maps.graves.update((ino, block, slot) for slot in set(parts.slots()).difference(after.slots()))
+        return after

@@ -9,8 +9,9 @@ from atefs.vault.extents import ZEROS, DirtyBlock
 from atefs.vault.inode import Inode
 from atefs.vault.inodes import Inodes
 from atefs.vault.layout import BlockMap, Layout, RegionMap, sectors
-from atefs.vault.limits import BLOCK, FILE_MAX, INLINE_MAX, PATCH_BYTES_MAX, PATCHES_MAX, REGION_BLOCKS
+from atefs.vault.limits import BLOCK, FILE_MAX, INLINE_MAX, PAGE, PATCH_BYTES_MAX, PATCHES_MAX, REGION_BLOCKS
 from atefs.vault.maps import Maps
+from atefs.vault.patches import plan_patches
 from atefs.vault.ranges import contains, cut
 from atefs.vault.reader import Reader
 from atefs.vault.space import Space
@@ -177,27 +178,21 @@ class Writer:
 
 def _patches_pay(parts: BlockMap, dirty: DirtyBlock | None, low: int, high: int) -> bool:
     """Can the block go out as patches once [low, high) is dirty too?"""
-    size, count = high - low, len(parts.patches) + 1
+    size, count = high - low, len(parts.patches) + PATCH_BYTES_MAX // PAGE
     if dirty is not None:
         size += dirty.bytes
         count += len(dirty.extents) + 1
     if size > PATCH_BYTES_MAX:
         return False
-    return count <= PATCHES_MAX or _count_patches(parts, dirty, low, high) <= PATCHES_MAX
+    return count <= PATCHES_MAX or plan_patches(parts, _spans(dirty, low, high)).fits()
 
 
-def _count_patches(parts: BlockMap, dirty: DirtyBlock | None, low: int, high: int) -> int:
-    """How many patches the block would have: old ones that no run covers, and one for each run."""
-    runs = [(start, end) for start, end, _ in dirty.runs()] if dirty is not None else []
-    joined: list[tuple[int, int]] = []
-    for start, end in runs:
+def _spans(dirty: DirtyBlock | None, low: int, high: int) -> list[tuple[int, int]]:
+    """What is dirty, and [low, high) with it; adjacent ones together."""
+    apart: list[tuple[int, int]] = []
+    for start, end, _ in dirty.runs() if dirty is not None else ():
         if end < low or start > high:
-            joined.append((start, end))
+            apart.append((start, end))
         else:
             low, high = min(low, start), max(high, end)
-    joined.append((low, high))
-    left = [
-        patch for patch in parts.patches
-        if not any(start <= patch.offset and patch.offset + patch.length <= end for start, end in joined)
-    ]  # fmt: skip
-    return len(left) + len(joined)
+    return sorted([*apart, (low, high)])

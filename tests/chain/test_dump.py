@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from atedb.chain.dump import BatchNode, EventNode, GapNode, Node, SegmentNode, dump_log
+from atedb.chain.format import CORE_SIZE
 from atedb.chain.log import segment_path
 from atedb.errors import DamagedError
 from tests.chain.conftest import ROOT
@@ -86,10 +87,10 @@ def test_it_is_lazy_and_every_node_becomes_json(small: Small) -> None:
 
 def test_damage_is_shown_where_it_is(small: Small) -> None:
     path, frame = place_of(small.store, 2)
-    flip(path, frame.offset + 40)
     other, signed = place_of(small.store, 3)
-    flip(other, signed.offset + signed.header.table_offset - 1)
     sealed, at = body_of(small.store, 5, b"d")
+    flip(path, frame.offset + frame.header.table_offset + CORE_SIZE)
+    flip(other, signed.offset + signed.header.table_offset - 1)
     flip(sealed, at)
     flip(segment_path(small.store, 2), 20)
     nodes = list(dump_log(small.store, ROOT, describe=describe))

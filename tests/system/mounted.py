@@ -97,6 +97,13 @@ class Mounted:
         self.umount()
         self.mount()
 
+    def write_synced(self, name: str, content: bytes) -> None:
+        """A file that is on stable storage when this returns."""
+        with (self / name).open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
     def kill(self) -> None:
         """End the driver as a crash would."""
         os.kill(self.pid, signal.SIGKILL)

@@ -45,9 +45,8 @@ def noted(notes: Path) -> Iterator[dict[str, int]]:
 def check_past_state(vault: Mounted, notes: Path) -> None:
     """The tree is what the writer had made at one moment, and at least as new as its last fsync.
 
-    The writer does step after step, and each step leaves a trace: the files named by number exist from the step of their
-    number on, and `counter` holds the number of the last step. So of a past state of step n, exactly the files
-    up to n exist, each with the content of its step.
+    The writer does step after step, and each step leaves a trace: file n exists from step n until step n + 8, with the
+    content of its step, and `counter` holds the number of the last step that was finished.
     """
     synced = max((note["synced"] for note in noted(notes)), default=0)
     counter = int((vault / "counter").read_bytes() or b"0")

@@ -125,3 +125,4 @@ def check_nothing_left_over(vault: Vault, chain: MemoryChain, model: Model) -> N
                     wanted.update(codec.block_key(chain, ino, block, slot) for slot in parts.slots())
     assert set(chain.objects) == wanted
     assert chain.sets == chain.replayed_sets()
+    assert chain.members(codec.orphans_group(chain)) == {}

@@ -68,7 +68,8 @@ class Node:
 
     def punch(self, offset: int, length: int) -> None:
         end = min(self.size, offset + length)
-        for page in [page for page in self.pages if page * PAGE < end and (page + 1) * PAGE > offset]:
+        touched = [page for page in self.pages if page * PAGE < end and (page + 1) * PAGE > offset]
+        for page in touched if offset < end else []:
             low, high = max(0, offset - page * PAGE), min(PAGE, end - page * PAGE)
             self.pages[page] = self.pages[page][:low] + bytes(high - low) + self.pages[page][high:]
 

@@ -35,7 +35,7 @@ def body_of(made: Inode) -> bytes:
 
 
 def test_an_inode_comes_back_as_it_went() -> None:
-    first = RegionMap(5, {9: BlockMap(100, (Patch(1, 2, 3), Patch(4, 5, 6)))}, True)
+    first = RegionMap(5, {9: BlockMap(100, 6, (Patch(1, 2, 33), Patch(4, 5, 36)))}, True)
     layout = Layout(first, [(1, 4), (9, 10)], [(20, 21)])
     made = inode(xattrs={b"user.a": b"\xff"}, inline=False, data=None, layout=layout, rdev=9, parent=3, generation=2)
     again = codec.decode_inode(KEYS, body_of(made))
@@ -59,7 +59,7 @@ def test_a_region_map_comes_back_and_a_complete_one_is_small() -> None:
     assert isinstance(change.body, bytes)
     assert len(change.body) < 20
     assert codec.decode_map(change.body).get(63) == FULL
-    region.put(1, BlockMap(BLOCK, tuple(Patch(n * 4096, 4096, n + 1) for n in range(32))))
+    region.put(1, BlockMap(BLOCK, 2**32 - 1, tuple(Patch(n * 4096, 96, n + 33) for n in range(32))))
     body = codec.map_change(KEYS, 7, 3, region).body
     assert isinstance(body, bytes)
     assert codec.decode_map(body).partial == region.partial

@@ -16,10 +16,10 @@ from tests.vault.conftest import Bench, size_of, tally
 REGION = BLOCK * REGION_BLOCKS
 
 
-def patches(bench: Bench, ino: int, block: int = 0) -> list[tuple[int, int, int]]:
-    """(offset, length, slot) of the block's patches."""
-    parts = bench.vault._reader.block_map(bench.vault.getattr(ino), block)
-    return [tuple(patch) for patch in parts.patches] if parts else []  # type: ignore[misc]
+def patches(bench: Bench, ino: int) -> list[tuple[int, int, int]]:
+    """(offset, length, slot) of the patches of the file's first block."""
+    parts = bench.vault._reader.block_map(bench.vault.getattr(ino), 0)
+    return [tuple(patch) for patch in parts.overlays()] if parts else []  # type: ignore[misc]
 
 
 SIZES = [1, 4096, INLINE_MAX, INLINE_MAX + 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5, 1_500_000]
@@ -111,13 +111,42 @@ def test_writing_pages_again_and_again_never_rewrites_the_block(bench: Bench) ->
     bench.committed()
     wanted = bytearray(bench.vault.read(file, 0, BLOCK))
     for turn in range(3):
-        for page in range(0, 32, 1):
+        for page in range(32):
             data = bytes([turn * 32 + page]) * 4096
             bench.vault.write(file, page * 4096, data)
             wanted[page * 4096 : page * 4096 + 4096] = data
-            assert tally(bench.committed()) == {"meta": 1, "blob": 1}
-    assert len(patches(bench, file)) == PATCHES_MAX
+            changes = bench.committed()
+            assert tally(changes) == {"meta": 1, "blob": 1}
+            assert sum(map(size_of, changes)) < 4096 + 200
+    assert patches(bench, file) == [(page * 4096, 4096, page + 1) for page in range(32)]
     assert bench.reopen().read(file, 0, BLOCK) == wanted
+
+
+def test_pages_beside_and_under_other_patches_keep_their_order(bench: Bench) -> None:
+    file = bench.file(data=b"." * BLOCK)
+    bench.committed()
+    wanted = bytearray(b"." * BLOCK)
+
+    def write(offset: int, data: bytes) -> None:
+        bench.vault.write(file, offset, data)
+        wanted[offset : offset + len(data)] = data
+        bench.committed()
+
+    write(4096, b"a" * 8192)
+    assert patches(bench, file) == [(4096, 4096, 2), (8192, 4096, 3)]
+    write(5000, b"b" * 100)
+    assert patches(bench, file) == [(8192, 4096, 3), (4096, 4096, 2), (5000, 100, 33)]
+    write(7000, b"c" * 2000)
+    assert patches(bench, file) == [(4096, 4096, 2), (5000, 100, 33), (8192, 4096, 3), (7000, 2000, 34)]
+    write(8192, b"d" * 4096)
+    assert patches(bench, file) == [(4096, 4096, 2), (5000, 100, 33), (7000, 2000, 34), (8192, 4096, 35)]
+    write(4096, b"e" * 8192)
+    assert patches(bench, file) == [(4096, 4096, 2), (8192, 4096, 3)]
+    assert bench.reopen(rebuild=True).read(file, 0, BLOCK) == wanted
+    bench.vault.setattr(file, Attributes(size=9000))
+    bench.committed()
+    assert patches(bench, file) == [(4096, 4096, 2), (8192, 808, 3)]
+    assert bench.reopen().read(file, 0, BLOCK) == wanted[:9000]
 
 
 def test_a_patch_that_covers_older_ones_takes_a_slot_and_ends_the_others(bench: Bench) -> None:
@@ -126,10 +155,10 @@ def test_a_patch_that_covers_older_ones_takes_a_slot_and_ends_the_others(bench: 
     for offset in (1000, 2000, 3000):
         bench.vault.write(file, offset, b"small")
         bench.committed()
-    assert patches(bench, file) == [(1000, 5, 1), (2000, 5, 2), (3000, 5, 3)]
+    assert patches(bench, file) == [(1000, 5, 33), (2000, 5, 34), (3000, 5, 35)]
     bench.vault.write(file, 900, b"L" * 1500)
     assert tally(bench.committed()) == {"meta": 1, "blob": 1, "-blob": 1}
-    assert patches(bench, file) == [(3000, 5, 3), (900, 1500, 1)]
+    assert patches(bench, file) == [(3000, 5, 35), (900, 1500, 33)]
     assert bench.reopen().read(file, 900, 1500) == b"L" * 1500
 
 

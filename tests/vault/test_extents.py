@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from atefs.vault.extents import DirtyBlock
 from atefs.vault.layout import FULL, BlockMap, Patch, RegionMap, sectors
-from atefs.vault.limits import BLOCK, PATCHES_MAX
+from atefs.vault.limits import BLOCK, PAGE, PATCHES_MAX
+from atefs.vault.patches import FREE_SLOTS, plan_patches
 from atefs.vault.ranges import Ranges, add, contains, cut
 
 Step = tuple[bool, tuple[int, int]]
@@ -80,7 +82,7 @@ def test_ranges_are_the_sets_they_stand_for(steps: list[Step]) -> None:
 
 def test_a_region_map_tells_complete_blocks_from_others() -> None:
     region = RegionMap()
-    patched = BlockMap(BLOCK, (Patch(5, 10, 3),))
+    patched = BlockMap(BLOCK, 0, (Patch(5, 10, 33),))
     region.put(3, FULL)
     region.put(5, BlockMap(100))
     region.put(3, patched)
@@ -95,8 +97,51 @@ def test_a_region_map_tells_complete_blocks_from_others() -> None:
 
 
 def test_a_shortened_block_keeps_what_lies_before_the_edge() -> None:
-    block = BlockMap(1000, (Patch(0, 10, 1), Patch(900, 200, 2), Patch(2000, 5, 3)))
-    assert block.end == 2005
-    assert block.shortened(950) == BlockMap(950, (Patch(0, 10, 1), Patch(900, 50, 2)))
-    assert list(block.shortened(950).slots()) == [0, 1, 2]
+    block = BlockMap(1000, 0b1100, (Patch(0, 10, 33), Patch(900, 200, 34), Patch(2000, 5, 35)))
+    assert (block.end, list(block.slots())) == (4 * 4096, [0, 3, 4, 33, 34, 35])
+    assert block.shortened(3 * 4096 + 7) == block._replace(pages=0b100, patches=(*block.patches, Patch(12288, 7, 4)))
+    shortest = block.shortened(950)
+    assert shortest == BlockMap(950, 0, (Patch(0, 10, 33), Patch(900, 50, 34)))
+    assert shortest.without(33).without(0) == BlockMap(0, 0, (Patch(900, 50, 34),))
+    assert block.without(3).pages == 0b1000
     assert [sectors(size) for size in (0, 1, 4096, 4097, BLOCK)] == [0, 8, 8, 16, 256]
+
+
+patch_lists = st.lists(st.tuples(st.integers(0, BLOCK - 1), st.sampled_from([1, 100, 4096, 8192])), max_size=40)
+
+
+page_lists = st.lists(st.integers(0, 31), max_size=20)
+cut_lists = st.lists(st.integers(1, BLOCK - 1), max_size=3)
+
+
+@given(patch_lists, page_lists, cut_lists, st.randoms())
+def test_patches_read_as_they_were_written(
+    odd: list[tuple[int, int]], pages: list[int], cuts: list[int], random: Random
+) -> None:
+    steps = [(offset, min(length, BLOCK - offset)) for offset, length in odd] + [(page * 4096, 4096) for page in pages]
+    random.shuffle(steps)
+    cut_at = {random.randrange(len(steps) + 1): limit for limit in cuts}
+    parts, wanted = BlockMap(BLOCK), [0] * BLOCK
+    objects = {0: [0] * BLOCK}
+    for number, (start, length) in enumerate(steps, 1):
+        plan = plan_patches(parts, [(start, start + length)])
+        if not plan.fits():
+            break
+        slots = [slot for slot in FREE_SLOTS if slot not in {patch.slot for patch in plan.kept}]
+        free = [Patch(low, high - low, slot) for (low, high), slot in zip(plan.free, slots, strict=False)]
+        whole = [Patch(low, high - low, low // PAGE + 1) for low, high in plan.page_spans]
+        assert not {patch.slot for patch in whole} & {patch.slot for patch in plan.kept}
+        bits = plan.pages
+        for patch in whole:
+            bits |= 1 << patch.slot - 1
+        parts = BlockMap(parts.base, bits, plan.kept + tuple(free))
+        objects.update({patch.slot: [number] * patch.length for patch in whole + free})
+        wanted[start : start + length] = [number] * length
+        if number in cut_at:
+            parts = parts.shortened(cut_at[number])
+            wanted[cut_at[number] :] = [0] * (BLOCK - cut_at[number])
+        assert len(set(parts.slots())) == len(list(parts.slots()))
+        seen = objects[0][: parts.base] + [0] * (BLOCK - parts.base)
+        for offset, size, slot in parts.overlays():
+            seen[offset : offset + size] = objects[slot][:size]
+        assert seen == wanted

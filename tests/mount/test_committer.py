@@ -1,0 +1,289 @@
+"""When commits happen, who shares them, and who learns that one failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+import trio
+import trio.testing
+
+from atedb.errors import NoSpaceError, NotResident, StorageError
+from atefs.mount import committer as module
+from atefs.mount.committer import BRAKE_BYTES, COMMIT_BYTES, INTERVAL, Committer
+from atefs.mount.loop import RequestLoop
+
+
+class FakeFrozen:
+    def __init__(self, size: int) -> None:
+        self.changes = [size]
+        self.bytes = size
+
+
+class FakeVault:
+    """Counts bytes: what is dirty, in flight, and settled."""
+
+    def __init__(self) -> None:
+        self.dirty_bytes = 0
+        self.dirty_objects = 0
+        self.settled_bytes = 0
+        self.absent = 0
+
+    def write(self, size: int) -> None:
+        self.dirty_bytes += size
+        self.dirty_objects += 1
+
+    def freeze(self) -> FakeFrozen | None:
+        if self.absent:
+            self.absent -= 1
+            raise NotResident(lambda: None)
+        if not self.dirty_bytes:
+            return None
+        frozen = FakeFrozen(self.dirty_bytes)
+        self.dirty_bytes = self.dirty_objects = 0
+        return frozen
+
+    def settled(self, frozen: FakeFrozen) -> None:
+        self.settled_bytes += frozen.bytes
+
+    def thaw(self, frozen: FakeFrozen) -> None:
+        self.dirty_bytes += frozen.bytes
+        self.dirty_objects += 1
+
+
+class FakeChain:
+    """Counts batches and barriers; `failure` is what the next writes raise."""
+
+    def __init__(self) -> None:
+        self.written = self.durable = self.barriers = self.checkpoints = 0
+        self.failure: Exception | None = None
+        self.failed: Exception | None = None
+        self.due = False
+
+    def prepare(self, changes: list[int]) -> list[int]:
+        return changes
+
+    def write(self, batch: list[int]) -> None:
+        if self.failure:
+            raise self.failure
+        self.written += 1
+
+    def settle(self, batch: list[int]) -> None:
+        pass
+
+    def abandon(self, batch: list[int]) -> None:
+        pass
+
+    def barrier(self) -> None:
+        self.barriers += 1
+        self.durable = self.written
+
+    def checkpoint_due(self) -> bool:
+        return self.due
+
+    def begin_checkpoint(self) -> None:
+        self.due = False
+
+    def write_checkpoint(self, point: None) -> None:
+        self.checkpoints += 1
+
+    def end_checkpoint(self, *, written: bool) -> None:
+        assert written
+
+
+class Scene:
+    """A committer among fakes, on trio's mock clock."""
+
+    def __init__(self) -> None:
+        self.vault = FakeVault()
+        self.chain = FakeChain()
+        self.write_backs = 0
+        self.committer = Committer(
+            cast(Any, self.vault), cast(Any, self.chain), RequestLoop(), self._write_back, trio.current_time
+        )
+
+    async def _write_back(self) -> None:
+        self.write_backs += 1
+
+    def write(self, size: int) -> None:
+        self.vault.write(size)
+        self.committer.touch()
+
+    def play(self, play: Callable[[], Any]) -> None:
+        """Run `play` beside the committer's task; time passes whenever everybody waits."""
+
+        async def main() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.committer.run)
+                await play()
+                nursery.cancel_scope.cancel()
+
+        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0.02))
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+def test_what_nobody_syncs_is_committed_and_durable_within_five_seconds(scene: Scene) -> None:
+    async def play() -> None:
+        scene.write(100)
+        await trio.sleep(INTERVAL - 0.5)
+        assert scene.chain.written == 0
+        await trio.sleep(1)
+        assert scene.chain.written == scene.chain.durable == 1
+
+    assert INTERVAL < 5
+    scene.play(play)
+
+
+def test_an_idle_vault_commits_nothing(scene: Scene) -> None:
+    async def play() -> None:
+        await trio.sleep(1000)
+
+    scene.play(play)
+    assert scene.chain.written == scene.chain.barriers == scene.write_backs == 0
+
+
+def test_while_a_file_is_open_for_writing_the_kernel_hands_over_its_pages(scene: Scene) -> None:
+    async def play() -> None:
+        scene.committer.writers = 1
+        scene.write(1)
+        await trio.sleep(5 * INTERVAL)
+        assert scene.write_backs >= 4
+        scene.committer.writers = 0
+        await trio.sleep(2 * INTERVAL)
+        count = scene.write_backs
+        await trio.sleep(10 * INTERVAL)
+        assert scene.write_backs == count
+
+    scene.play(play)
+
+
+def test_much_at_once_is_committed_at_once(scene: Scene) -> None:
+    async def play() -> None:
+        scene.write(COMMIT_BYTES)
+        await trio.sleep(0.1)
+        assert scene.chain.written == 1
+
+    scene.play(play)
+
+
+def test_a_lone_sync_is_one_commit_and_one_barrier_on_the_spot(scene: Scene) -> None:
+    async def play() -> None:
+        scene.write(4096)
+        await scene.committer.sync()
+        assert (scene.chain.written, scene.chain.barriers) == (1, 1)
+        await scene.committer.sync()
+        assert (scene.chain.written, scene.chain.barriers) == (1, 1)
+
+    scene.play(play)
+
+
+def test_many_syncs_at_once_share_a_commit_and_a_barrier(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RequestLoop, "pending", lambda self: True)
+
+    async def one() -> None:
+        scene.write(4096)
+        await scene.committer.sync()
+        assert scene.chain.durable == scene.chain.written > 0
+
+    async def play() -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(one)
+
+    scene.play(play)
+    assert scene.chain.barriers <= 3
+
+
+def test_a_writer_waits_while_too_much_is_in_memory(scene: Scene) -> None:
+    async def play() -> None:
+        scene.write(BRAKE_BYTES + 1)
+        assert scene.committer.full
+        await scene.committer.room()
+        assert not scene.committer.full
+        assert scene.vault.settled_bytes == BRAKE_BYTES + 1
+
+    scene.play(play)
+
+
+def test_what_must_be_fetched_for_a_commit_is_fetched(scene: Scene) -> None:
+    async def play() -> None:
+        scene.write(1)
+        scene.vault.absent = 3
+        await scene.committer.sync()
+        scene.write(COMMIT_BYTES)
+        scene.vault.absent = 3
+        await scene.committer.sync()
+
+    scene.play(play)
+    assert scene.chain.written == 2
+
+
+@pytest.mark.expect_log("a commit failed")
+@pytest.mark.parametrize("size", [1, COMMIT_BYTES])
+def test_a_full_disk_is_told_at_sync_and_at_close_and_tried_again(scene: Scene, size: int) -> None:
+    async def play() -> None:
+        scene.chain.failure = NoSpaceError("full")
+        scene.write(size)
+        with pytest.raises(NoSpaceError):
+            await scene.committer.sync()
+        with pytest.raises(NoSpaceError):
+            scene.committer.check()
+        assert scene.vault.dirty_bytes == size
+        scene.chain.failure = None
+        await trio.sleep(3 * INTERVAL)
+        assert scene.vault.settled_bytes == size
+        scene.committer.check()
+        await scene.committer.sync()
+
+    scene.play(play)
+
+
+@pytest.mark.expect_log("a commit failed")
+def test_a_writer_that_waits_for_room_learns_that_there_is_none(scene: Scene) -> None:
+    async def play() -> None:
+        scene.chain.failure = NoSpaceError("full")
+        scene.write(BRAKE_BYTES + 1)
+        with pytest.raises(NoSpaceError):
+            await scene.committer.room()
+
+    scene.play(play)
+
+
+@pytest.mark.expect_log("a commit failed")
+def test_a_chain_that_failed_for_good_stays_failed(scene: Scene) -> None:
+    async def play() -> None:
+        scene.chain.failure = scene.chain.failed = StorageError("the disk is gone")
+        scene.write(1)
+        with pytest.raises(StorageError):
+            await scene.committer.sync()
+        await trio.sleep(3 * INTERVAL)
+        with pytest.raises(StorageError):
+            scene.committer.check()
+
+    scene.play(play)
+
+
+def test_checkpoints_are_made_when_due(scene: Scene) -> None:
+    async def play() -> None:
+        scene.chain.due = True
+        scene.write(COMMIT_BYTES)
+        await trio.sleep(2 * INTERVAL)
+
+    scene.play(play)
+    assert scene.chain.checkpoints == 1
+
+
+def test_the_end_takes_everything_along(scene: Scene) -> None:
+    async def play() -> None:
+        await trio.lowlevel.checkpoint()
+
+    scene.play(play)
+    scene.vault.write(module.MIB * 3)
+    trio.run(scene.committer.finish)
+    assert scene.vault.settled_bytes == module.MIB * 3
+    assert scene.chain.durable == scene.chain.written == 1
