@@ -22,7 +22,7 @@ from atedb.chain.frame import Frame, Read, verify_frame_signature
 from atedb.chain.header import ChainHeader
 from atedb.chain.log import segment_path
 from atedb.chain.record import unpack_record
-from atedb.chain.recovery import REBUILD_STEP, Progress
+from atedb.chain.recovery import Progress
 from atedb.chain.report import Loss
 from atedb.chain.view import MAP_SIZE, View
 from atedb.chain.walk import BatchOpener, buffered, read_body, reader, segment_numbers, walk
@@ -35,6 +35,7 @@ _CERTAIN = b"certain"
 """The newest version that is proven to have been there: its body opens, or the intact view names it."""
 _CLAIMED = b"claimed"
 """The newest version that an event table names for a body that does not verify; nothing proves the row."""
+_STEP = 8192
 _ROW = struct.Struct("<QIQBB")
 
 
@@ -112,7 +113,7 @@ class Salvage:
             return
         self._txn.put(key, _ROW.pack(*found), db=self._dbs[kind])
         self._noted += 1
-        if self._noted >= REBUILD_STEP:  # keeps memory flat
+        if self._noted >= _STEP:  # keeps memory flat: LMDB holds every page that a transaction has touched
             self._noted = 0
             self._txn.commit()
             self._txn = self._env.begin(write=True)

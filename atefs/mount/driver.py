@@ -30,7 +30,7 @@ from atefs.vault.vault import Vault
 
 log = logging.getLogger(__name__)
 
-SWITCH_INTERVAL = 0.5e-3
+SWITCH_INTERVAL = 0.1e-3
 """Seconds after which a thread must let another one have the interpreter: what a request waits for a busy thread."""
 PROGRESS_SECONDS = 0.25
 RESTART_SECONDS = 1.0

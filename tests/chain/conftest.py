@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,12 +13,24 @@ from atedb.chain.chain import Chain
 from atedb.chain.event import Change, Lane, Term, no_terms
 
 ROOT = bytes(range(32))
+_MEMORY = Path("/dev/shm")
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """Where a chain is to be made."""
     return tmp_path / "store"
+
+
+@pytest.fixture
+def in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder, and the system's temporary one, where syncing costs nothing; an ordinary one if there is none such."""
+    if not _MEMORY.is_dir():
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=_MEMORY) as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
 
 
 @pytest.fixture

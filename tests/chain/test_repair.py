@@ -12,19 +12,18 @@ import pytest
 
 from atedb.chain import repair as repair_module
 from atedb.chain.chain import Chain
-from atedb.chain.disk import RealDisk
+from atedb.chain.disk import File, RealDisk
 from atedb.chain.event import Lane
 from atedb.chain.log import segment_path
 from atedb.chain.repair import repair
 from atedb.chain.report import Loss, RepairReport
 from atedb.chain.verify import verify_log
-from atedb.errors import AteError, DamagedError, InUseError, NoSpaceError, RolledBackError
+from atedb.errors import DamagedError, InUseError, NoSpaceError, RolledBackError
 from tests.chain.conftest import ROOT, crash
 from tests.chain.small import (
     Small,
     body_of,
     build,
-    content,
     expect_content,
     flip,
     key,
@@ -64,6 +63,10 @@ def expect_after(small: Small, *, members: dict[bytes, bytes] | None = None, **c
         chain.close()
 
 
+def log_bytes(small: Small) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in (small.store / "segments").iterdir()}
+
+
 def damaged_logs(small: Small) -> list[Path]:
     return sorted(small.store.glob("damaged-*"))
 
@@ -72,10 +75,10 @@ def damaged_logs(small: Small) -> list[Path]:
 
 
 def test_a_sound_chain_is_left_alone(small: Small) -> None:
-    before = tree(small.store / "segments")
+    before = log_bytes(small)
     report = mend(small)
     assert (report.found, report.losses, report.missing, report.moved_to) == ([], [], [], None)
-    assert tree(small.store / "segments") == before
+    assert log_bytes(small) == before
     assert damaged_logs(small) == []
     expect_after(small)
 
@@ -242,7 +245,6 @@ def test_exchanged_segments_cost_nothing(small: Small) -> None:
     expect_after(small)
 
 
-@pytest.mark.expect_log("manifest is made anew")
 def test_a_log_with_nothing_left_becomes_an_empty_one(small: Small) -> None:
     for path in (small.store / "segments").iterdir():
         path.write_bytes(os.urandom(2000))
@@ -253,7 +255,7 @@ def test_a_log_with_nothing_left_becomes_an_empty_one(small: Small) -> None:
 
 def test_the_damaged_log_is_kept_and_the_report_beside_it_tells_no_names(small: Small) -> None:
     flip(*body_of(small.store, 3, b"a"))
-    before = {p.name: p.read_bytes() for p in (small.store / "segments").iterdir()}
+    before = log_bytes(small)
     report = mend(small)
     (kept,) = damaged_logs(small)
     assert report.moved_to == str(kept)
@@ -286,7 +288,7 @@ def test_a_full_disk_stops_a_repair_before_it_changes_anything(small: Small) -> 
     before = tree(small.store / "segments")
 
     class FullDisk(RealDisk):
-        def create(self, path: Path) -> object:  # type: ignore[override]
+        def create(self, path: Path) -> File:
             if "repair.tmp" in path.parts and path.suffix == ".seg":
                 raise NoSpaceError("full")
             return super().create(path)
@@ -328,26 +330,34 @@ def kill_at(step: int, action: Callable[[], object]) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
+def opened(small: Small) -> Chain | None:
+    """The chain, or None when it is refused in words that name the way on."""
+    try:
+        return small.open()
+    except RolledBackError:  # the new log is in place, and this machine does not know yet
+        return None
+    except DamagedError as error:
+        if "fsck --repair" in str(error):
+            return None
+        raise
+
+
 @pytest.mark.parametrize("use_between", [False, True])
 def test_a_repair_that_is_killed_leaves_a_store_that_opens_or_that_repair_completes(
-    small: Small, tmp_path: Path, use_between: bool
+    small: Small, in_memory: Path, use_between: bool
 ) -> None:
     flip(*body_of(small.store, 5, b"z"))
     outcomes = set()
     step = 0
     while True:
         step += 1
-        copy = small.at(tmp_path / f"{step}")
+        copy = small.at(in_memory / f"{step}")
         if not kill_at(step, lambda copy=copy: mend(copy)):  # type: ignore[misc]
             break
         lost: dict[str, bytes | None] = {"z": None}
-        try:
-            chain = copy.open()
-        except AteError as error:
-            assert "fsck --repair" in str(error) or isinstance(error, RolledBackError)
-            outcomes.add("refused")
-        else:
-            outcomes.add("opens")
+        chain = opened(copy)
+        outcomes.add(chain is not None)
+        if chain is not None:
             if use_between:
                 chain.commit([put(b"a", listed(b"a", b"9"))])
                 lost["a"] = listed(b"a", b"9")
@@ -360,7 +370,7 @@ def test_a_repair_that_is_killed_leaves_a_store_that_opens_or_that_repair_comple
         kept = [p for p in damaged_logs(copy) if (p / "segments").exists()]
         assert len(kept) == len(damaged_logs(copy)) == 1
         shutil.rmtree(copy.store.parent)
-    assert outcomes == {"opens", "refused"}
+    assert outcomes == {True, False}
     assert step > 15
 
 
@@ -378,16 +388,10 @@ def test_twin_an_unfinished_swap_that_is_not_resumed_leaves_no_log(
     monkeypatch.setattr(repair_module._Repair, "_move", die)
     with pytest.raises(KeyboardInterrupt):
         mend(small)
-    with pytest.raises(DamagedError, match="segments is missing.*fsck --repair"):
+    with pytest.raises(DamagedError, match=r"segments is missing.*fsck --repair"):
         Chain.open(small.store, ROOT)
     monkeypatch.undo()
     report = mend(small)
     assert report.resumed
     assert [loss.object for loss in report.losses] == [key(b"z").hex()]
     expect_after(small, z=None)
-
-
-def test_content_helper_reads_what_is_there(small: Small) -> None:
-    chain = small.open()
-    assert content(chain, small)[0][b"d"] == b"plain"
-    chain.close()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,17 +46,12 @@ from tests.chain.small import (
 )
 
 NOTICED = (DamagedError, UnsupportedError, WrongSecretError)
-_SHARED_MEMORY = Path("/dev/shm")
 
 
 @pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Small]:
-    """The small chain; in memory where there is a filesystem for that, since these tests open it some 20,000 times."""
-    folder = Path(tempfile.mkdtemp(dir=_SHARED_MEMORY)) if _SHARED_MEMORY.is_dir() else tmp_path
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    yield build(folder / "small")
-    if folder != tmp_path:
-        shutil.rmtree(folder)
+def small(in_memory: Path) -> Small:
+    """The small chain; in memory, since these tests open it some 20,000 times."""
+    return build(in_memory / "small")
 
 
 def flips(path: Path, step: int = 1) -> Iterator[int]:
