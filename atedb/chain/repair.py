@@ -30,6 +30,7 @@ from atedb.chain.lock import ChainLock
 from atedb.chain.recovery import Progress
 from atedb.chain.report import RepairReport, VerifyReport
 from atedb.chain.salvage import Salvage
+from atedb.chain.shadow import STEP
 from atedb.chain.verify import verify_log
 from atedb.chain.view import View, ViewUnusableError, view_place
 from atedb.crypto.keys import KeyRing
@@ -148,11 +149,14 @@ class _Repair:
         try:
             self._learn(salvage)
             salvage.collect(progress)
+            pending = 0
             chain = Chain.create(folder, self._root, disk=self._disk, clock=self._clock, header=self._header)
             try:
                 for changes in _batches(salvage.changes(describe, progress)):
                     chain.commit(changes)
-                    if chain.checkpoint_due():
+                    pending += len(changes)
+                    if pending >= STEP:
+                        pending = 0
                         chain.checkpoint()
                 head = chain.head
             finally:

@@ -10,10 +10,12 @@ from atedb.chain.apply import Replay
 from atedb.chain.disk import Disk, File
 from atedb.chain.event import no_terms
 from atedb.chain.frame import Frame
-from atedb.chain.recovery import REBUILD_STEP
 from atedb.chain.view import View, empty_state, view_place
 from atedb.crypto.keys import KeyRing
 from atedb.crypto.sethash import SetHash
+
+STEP = 16_384
+"""Rows between checkpoints: each may touch a page of its own, and LMDB holds those in memory until it commits."""
 
 
 class Shadow:
@@ -35,7 +37,7 @@ class Shadow:
         self._replay.verify(frame)
         self._replay.apply(frame, segment, file)
         self._rows += len(frame.events)
-        if self._rows >= REBUILD_STEP:  # keeps memory flat
+        if self._rows >= STEP:
             self._rows = 0
             self._view.begin_checkpoint().write()
             self._view.end_checkpoint(written=True)

@@ -12,6 +12,7 @@ number of a listing.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import logging
@@ -235,7 +236,8 @@ class PyfuseAdapter(pyfuse3.Operations):
             try:
                 self._vault.forget(ino, count)
             except Exception as error:
-                errnos.answer(error)
+                with contextlib.suppress(FUSEError):  # nobody waits for an answer
+                    await self._again(error, self._vault.forget, ino, count)
             self._attributes.pop(ino, None)
         self._reaper.tell()
 

@@ -14,6 +14,7 @@ from time import perf_counter
 import trio
 
 from atedb.chain.chain import Chain
+from atedb.chain.view import Checkpoint
 from atedb.errors import AteError, NoSpaceError, NotResident
 from atefs.mount import memory
 from atefs.mount.loop import RequestLoop
@@ -75,6 +76,7 @@ class Committer:
         self._barrier_mean = 0.0
         self._unsynced = 0
         self._trimmed = 0
+        self._checkpointing = False
         self._touches = 0
         self.full = False
         self.writers = 0
@@ -147,9 +149,12 @@ class Committer:
 
     async def run(self) -> None:
         """Commit whenever it is due, for ever."""
-        while True:
-            await self._until_due()
-            await self._turn(timed=not self._round.waiters and not self._hurried)
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._until_due()
+                await self._turn(timed=not self._round.waiters and not self._hurried)
+                if self._chain.checkpoint_due() and not self._checkpointing:
+                    self._begin_checkpoint(nursery)
 
     async def _until_due(self) -> None:
         while not (self._round.waiters or self._hurried):
@@ -172,7 +177,8 @@ class Committer:
         self._armed = None
         try:
             await self._commit()
-            if (round_.waiters or timed) and self._chain.durable < self._chain.written:
+            wanted = round_.waiters or timed or self._chain.checkpoint_due()
+            if wanted and self._chain.durable < self._chain.written:
                 await self._barrier_somewhere(hasty=bool(round_.waiters))
         except Exception as error:
             self._failed(error)
@@ -183,7 +189,6 @@ class Committer:
         finally:
             self._busy = False
             round_.done.set()
-        await self._checkpoint()
         if timed and self.bytes - self._trimmed >= TRIM_BYTES and not self._vault.dirty_bytes:
             self._trimmed = self.bytes
             memory.give_back()
@@ -284,22 +289,28 @@ class Committer:
             with self._loop.elsewhere():
                 await trio.to_thread.run_sync(self._barrier)
 
-    async def _checkpoint(self) -> None:
-        """Fold what was committed into the view's file, in a thread. A failure costs the next opening time, no data."""
-        chain = self._chain
-        if not chain.checkpoint_due():
+    def _begin_checkpoint(self, nursery: trio.Nursery) -> None:
+        """To be called between commits and barriers; what takes long goes on beside them."""
+        try:
+            point = self._chain.begin_checkpoint()
+        except AteError as error:
+            self._failed(error)
             return
+        self._checkpointing = True
+        nursery.start_soon(self._checkpoint, point)
+
+    async def _checkpoint(self, point: Checkpoint) -> None:
+        """Fold what was committed into the view's file, in a thread. A failure costs the next opening time, no data."""
         written = False
         try:
-            point = chain.begin_checkpoint()
-            try:
-                with self._loop.elsewhere():
-                    await trio.to_thread.run_sync(chain.write_checkpoint, point)
-                written = True
-            finally:
-                chain.end_checkpoint(written=written)
+            with self._loop.elsewhere():
+                await trio.to_thread.run_sync(self._chain.write_checkpoint, point)
+            written = True
         except AteError as error:
             log.warning("a checkpoint failed, and is tried again later: %s", error)
+        finally:
+            self._chain.end_checkpoint(written=written)
+            self._checkpointing = False
 
     def _failed(self, error: Exception) -> None:
         """Remember it for close and fsync, and say it once."""

@@ -89,15 +89,21 @@ class Driver:
         self._reaper = Reaper(self._vault, self._committer, self._loop)
         self._adapter = PyfuseAdapter(self._vault, self._committer, self._reaper, self._loop)
         control = ControlServer(plan.mountpoint, {"status": self._status, "sync": self._sync, "umount": self._umount})
+        code, failure = ExitCode.FAILED, None
         try:
             async with trio.open_nursery() as outer:
                 outer.start_soon(control.serve)
-                code = await self._mounted()
+                try:
+                    code = await self._mounted()
+                except (AteError, OSError) as error:
+                    failure = error
                 self._ended.set()
                 await trio.sleep(0)
                 outer.cancel_scope.cancel()
         finally:
             control.close()
+        if failure is not None:
+            raise failure
         return code
 
     async def _mounted(self) -> ExitCode:

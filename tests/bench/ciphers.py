@@ -1,6 +1,6 @@
 """How quick the sealing suites, the hash and Argon2id are on this machine: the table in docs/performance.md.
 
-    .venv/bin/python tests/bench/ciphers.py
+.venv/bin/python tests/bench/ciphers.py
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from atedb.chain.event import Change, Lane, Term
 from atedb.chain.format import SEGMENT_HEADER_SIZE
 from atedb.chain.frame import Frame, read_frame
 from atedb.chain.log import segment_path
+from atedb.crypto.aead import AES_256_GCM
 from atedb.crypto.slots import KdfParams, KeySlots, Secret
 from tests.chain.conftest import ROOT
 
@@ -89,7 +90,7 @@ def build(folder: Path) -> Small:
         slots = KeySlots.create(ROOT, clock=lambda: 1)
         slots.add(ROOT, SECRET, "test", CHEAP)
         slots.save(store)
-        chain = Chain.create(store, ROOT, heads=heads)
+        chain = Chain.create(store, ROOT, suite=AES_256_GCM, heads=heads)
         objects: dict[bytes, bytes | None] = {}
         members: dict[bytes, bytes] = {}
         for changes in BATCHES:

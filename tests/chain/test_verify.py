@@ -205,7 +205,7 @@ def test_a_store_that_is_written_to_meanwhile_is_sound(small: Small, monkeypatch
 
 
 def test_memory_stays_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("atedb.chain.shadow.REBUILD_STEP", 500)
+    monkeypatch.setattr("atedb.chain.shadow.STEP", 500)
     chain = Chain.create(tmp_path / "store", ROOT)
     peaks = []
     body: Sequence[Buffer] = [bytes(300)]

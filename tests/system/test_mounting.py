@@ -158,7 +158,7 @@ def test_a_lazy_unmount_does_not_wait_for_who_holds_it(vault: Mounted) -> None:
     file = os.open(vault / "held", os.O_WRONLY | os.O_CREAT, 0o644)
     os.write(file, b"written before")
     atefs("umount", "--lazy", vault.path)
-    with pytest.raises(OSError, match=r"not connected|aborted"):
+    with pytest.raises(OSError, match=r"not connected|connection abort"):
         os.close(file)
     vault.mount()
     assert (vault / "held").read_bytes() == b"written before"
@@ -167,7 +167,7 @@ def test_a_lazy_unmount_does_not_wait_for_who_holds_it(vault: Mounted) -> None:
 def test_what_a_killed_driver_left_is_cleared_away(vault: Mounted) -> None:
     vault.write_synced("file", b"content")
     vault.kill()
-    with pytest.raises(OSError, match="not connected"):
+    with pytest.raises(OSError, match=r"not connected|connection abort"):
         os.listdir(vault.path)
     assert json.loads(atefs("status", vault.path, "--json", check=False).stdout)["pid"] is None
     vault.mount()

@@ -49,7 +49,7 @@ def test_an_inode_comes_back_as_it_went() -> None:
 
 def test_the_bytes_of_an_inode_do_not_change_unnoticed() -> None:
     assert body_of(inode(data=b"hello")).hex() == (
-        "49dc001207cd81a401020105" "08ff" "cf4000000000000000" "0304" "0000000" "0c0c40568656c6c6fc0"
+        "49dc001207cd81a40102010508ffcf4000000000000000030400000000c0c40568656c6c6fc0"
     )
 
 

@@ -1,0 +1,63 @@
+"""The driver's life where something stands in its way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from atedb.chain.chain import Chain
+from atefs.mount.adapter_pyfuse3 import PyfuseAdapter
+from atefs.mount.driver import Driver, MountPlan, kernel_options
+from atefs.mount.opening import open_chain
+from atefs.mount.options import MountOptions
+from atefs.mount.preflight import NoFuseError
+from atefs.vault.vault import Vault
+
+ROOT = bytes(range(32))
+
+
+class Report:
+    """Nobody listens."""
+
+    is_ready = False
+
+    def progress(self, done: int, total: int) -> None:
+        pass
+
+    def ready(self) -> None:
+        self.is_ready = True
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A store with an empty vault."""
+    chain = Chain.create(tmp_path / "store", ROOT)
+    Vault.make(chain)
+    chain.close()
+    return tmp_path / "store"
+
+
+def test_when_the_kernel_refuses_the_vault_is_closed_and_the_reason_said(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise NoFuseError("the kernel refused")
+
+    monkeypatch.setattr(PyfuseAdapter, "attach", refuse)
+    monkeypatch.setattr("atefs.mount.memory.reuse_freed_memory", lambda: None)
+    monkeypatch.setattr("atefs.mount.memory.calm_collector", lambda: None)
+    report = Report()
+    with pytest.raises(NoFuseError, match="the kernel refused"):
+        Driver(MountPlan(tmp_path, store, MountOptions(), ROOT), report).run()
+    assert not report.is_ready
+    open_chain(store, ROOT).close()
+
+
+def test_a_plan_does_not_show_its_key(tmp_path: Path) -> None:
+    assert repr(ROOT) not in repr(MountPlan(tmp_path, tmp_path, MountOptions(), ROOT))
+
+
+def test_the_kernel_checks_permissions_whenever_others_are_let_in() -> None:
+    assert "default_permissions" in kernel_options(MountOptions(allow_other=True))
+    assert "ro" in kernel_options(MountOptions(read_only=True))
