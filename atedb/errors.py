@@ -113,7 +113,7 @@ class LimitError(AteError):
     errno = _errno.EFBIG
 
 
-class NotResident(AteError):  # noqa: N818 - a signal to try again, not a failure
+class NotResident(AteError):
     """The bytes wanted are not in memory: run `fetch` in a thread, then try again.
 
     Raised only to callers that asked not to be blocked.

@@ -35,6 +35,9 @@ class File(Protocol):
     def write(self, buffers: Sequence[Buffer], offset: int) -> None:
         """All of `buffers`, one after the other, from `offset`."""
 
+    def push(self, offset: int, length: int) -> None:
+        """Have the device begin to write the range; returns at once, and promises nothing."""
+
     def truncate(self, length: int) -> None:
         """Set the file's length."""
 
@@ -128,6 +131,10 @@ class RealFile:
 
     def expect(self, offset: int, length: int) -> None:
         os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
+
+    def push(self, offset: int, length: int) -> None:
+        # Of dirty pages this begins the writing; only those that are clean already are dropped (mm/fadvise.c).
+        os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_DONTNEED)
 
     def _bring_in(self, offset: int, length: int) -> None:
         """Read a window around the range: what was written together is mostly read together."""

@@ -24,6 +24,9 @@ MAX_OPEN = 64
 ZERO_AHEAD_FIRST = 256 << 10
 ZERO_AHEAD_MOST = 4 << 20
 _ZEROS = bytes(1 << 20)
+
+# From this size on the device begins to write a frame at once, while the next is sealed, and not at the next barrier.
+PUSH_FROM = 1 << 20
 _NEIGHBOUR = 64 << 10
 
 
@@ -74,6 +77,8 @@ class Log:
                 raise
             self.end = offset + length
             self._since_barrier += length
+            if length >= PUSH_FROM:
+                self._active.push(offset, length)
         self.appends += 1
         return self.manifest.active, offset
 

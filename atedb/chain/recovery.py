@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 """(bytes done, bytes in all)"""
 
-REBUILD_STEP = 32_768
+REBUILD_STEP = 16_384
 _PIECE = 1 << 20
 
 

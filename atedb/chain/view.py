@@ -90,21 +90,18 @@ def empty_state(chain_id: bytes) -> ViewState:
 
 
 def sealed_checkpoint(place: ViewPlace) -> int:
-    """The sequence of the checkpoint that the view's seal names, which the log had reached.
+    """The sequence of the checkpoint that the view's file is sealed at; LMDB is not involved. Nobody may be writing it.
 
-    Compares the view's file with the seal, unless a checkpoint is just being written; LMDB is not involved. Raises
-    ViewUnusableError.
+    Raises ViewUnusableError: the seal is missing or forged, or the file is not the one that it was made for.
     """
-    while True:
-        try:
-            mark = _read_seal(place)
-            if not mark.complete or mark.hash == _hash_file(place.folder / "data.mdb"):
-                return mark.sequence
-            if mark == _read_seal(place):
-                break
-        except (AteError, OSError, msgspec.DecodeError) as error:
-            raise ViewUnusableError(str(error)) from None
-    raise ViewUnusableError("the view's file is not what was written")
+    try:
+        mark = _read_seal(place)
+        intact = mark.hash == _hash_file(place.folder / "data.mdb")
+    except (AteError, OSError, msgspec.DecodeError) as error:
+        raise ViewUnusableError(str(error)) from None
+    if not intact:
+        raise ViewUnusableError("the view's file is not what was written, or a checkpoint was not finished")
+    return mark.sequence
 
 
 class Overlay:
@@ -126,9 +123,8 @@ class Overlay:
 
 
 class _Seal(msgspec.Struct):
-    """`view.seal`: complete says whether the file was left alone since `hash` was taken of it."""
+    """`view.seal`: the hash of the view's file at the checkpoint of a sequence."""
 
-    complete: bool
     sequence: int
     hash: str
 
@@ -194,21 +190,16 @@ class View:
                     txn.put(_STATE, row, db=env.open_db(b"meta", txn=txn))
         except lmdb.Error as error:
             raise StorageError(f"the view could not be made: {error}; the log is kept") from None
-        _write_seal(place, _Seal(True, state.sequence, _hash_file(place.folder / "data.mdb")))
+        _write_seal(place, _Seal(state.sequence, _hash_file(place.folder / "data.mdb")))
         return cls(place, read_only=False)
 
     @classmethod
     def open(cls, place: ViewPlace, *, read_only: bool) -> View:
         """The view as its last checkpoint left it. Raises ViewUnusableError."""
-        try:
-            mark = _read_seal(place)
-            intact = not mark.complete or mark.hash == _hash_file(place.folder / "data.mdb")
-        except (AteError, OSError, msgspec.DecodeError) as error:
-            raise ViewUnusableError(str(error)) from None
-        if not intact:
-            raise ViewUnusableError("the view's file is not what was written")
+        sequence = sealed_checkpoint(place)
         view = cls(place, read_only=read_only)
-        if mark.complete and view.state.sequence != mark.sequence:
+        if view.state.sequence != sequence:
+            view.close()
             raise ViewUnusableError("the view belongs to another checkpoint")
         return view
 
@@ -282,9 +273,12 @@ class View:
         self._txn = self._env.begin()
 
     def fold(self, overlay: Overlay, state: ViewState) -> None:
-        """Write an overlay into LMDB, durably, between two seals."""
+        """Write an overlay into LMDB, durably, and seal the file anew.
+
+        A crash in between leaves a file without its seal: the view is rebuilt. To trust such a file would be to trust
+        whoever can write to the disk.
+        """
         try:
-            _write_seal(self._place, _Seal(False, state.sequence, ""))
             self._place.sealer.start()
             with self._env.begin(write=True) as txn:
                 with txn.cursor(db=self._objects) as cursor:
@@ -295,7 +289,7 @@ class View:
                 for group, delta in overlay.sets.items():
                     merge_set(pages, self._place.sealer, group, delta)
                 txn.put(_STATE, self._place.sealer.seal(_STATE, msgspec.msgpack.encode(state)), db=self._meta)
-            _write_seal(self._place, _Seal(True, state.sequence, _hash_file(self._place.folder / "data.mdb")))
+            _write_seal(self._place, _Seal(state.sequence, _hash_file(self._place.folder / "data.mdb")))
         except lmdb.Error as error:
             raise StorageError(f"the view could not be written: {error}; the log is kept") from None
 

@@ -32,7 +32,7 @@ class Trace:
     def run(self, chain: Chain, seed: int) -> None:
         """Commits, barriers, checkpoints, large enough to roll the small segments of these tests."""
         rng = random.Random(seed)
-        for round_ in range(14):
+        for round_ in range(18):
             state = dict(self.states[-1])
             changes = []
             for name in rng.sample(NAMES, rng.randint(1, 3)):

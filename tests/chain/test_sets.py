@@ -35,7 +35,8 @@ deltas = st.lists(st.dictionaries(st.integers(0, 400), st.none() | st.binary(max
 
 @given(deltas)
 def test_a_set_holds_what_its_deltas_add_up_to(steps: list[dict[int, bytes | None]]) -> None:
-    store, seal, model = DictStore(), sealer(), {}
+    store, seal = DictStore(), sealer()
+    model: dict[bytes, bytes] = {}
     for step in steps:
         merge_set(store, seal, GROUP, {member(n): value for n, value in step.items()})
         for number, value in step.items():
