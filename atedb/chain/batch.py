@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import zstandard
@@ -24,7 +25,7 @@ from atedb.chain.format import (
     event_root,
     padded,
 )
-from atedb.crypto.aead import TAG_SIZE, random_bytes
+from atedb.crypto.aead import TAG_SIZE, Cipher, random_bytes
 from atedb.crypto.keys import SALT_SIZE, KeyRing
 from atedb.crypto.sethash import ELEMENT_SIZE, SetHash
 from atedb.crypto.signing import SigningKey
@@ -32,6 +33,7 @@ from atedb.errors import LimitError
 
 NO_ELEMENT = bytes(ELEMENT_SIZE)
 _JOIN_BELOW = 1 << 20
+_SHARE_FROM = 16
 
 
 class BatchPlace(NamedTuple):
@@ -45,19 +47,21 @@ class BatchPlace(NamedTuple):
 
 
 class SealedEvent(NamedTuple):
-    """What the view must know of an event: its body begins `offset` bytes into the frame."""
+    """One event of a sealed batch: its row in the event table, its sealed body, and what the view must know of it."""
 
-    offset: int
-    length: int
+    core: bytes
+    hash: bytes
+    body: bytes
     flags: int
     element: bytes
 
 
 class SealedBatch(NamedTuple):
-    """A frame ready to be written. live: the hash of the live set after it."""
+    """A frame ready to be written. bodies: where in it the first sealed body begins. live: the set hash after it."""
 
     frame: list[Buffer]
     length: int
+    bodies: int
     hash: bytes
     salt: bytes
     slots: tuple[KeySlot, ...]
@@ -65,13 +69,49 @@ class SealedBatch(NamedTuple):
     live: SetHash
 
 
-class Sealer:
-    """Seals batches for one device. Used by one thread at a time."""
+class _Lane:
+    """What one thread needs to seal events of one device: the compressor is not to be shared."""
 
-    def __init__(self, keys: KeyRing, device: SigningKey) -> None:
+    def __init__(self, live_key: SetHash) -> None:
+        self._zstd = zstandard.ZstdCompressor(level=1, write_checksum=False)
+        self._element = live_key.element
+
+    def seal(
+        self, cipher: Cipher, bound: bytes, first: int, changes: Sequence[Change], versions: Sequence[int]
+    ) -> list[SealedEvent]:
+        """The events of `changes`, the first of which has the index `first` in its batch."""
+        events = []
+        for place, (change, version) in enumerate(zip(changes, versions, strict=True), first):
+            body, flags = self._packed(change)
+            core = encode_core(change.key, version, place, len(body) + TAG_SIZE, 0, change.lane, flags)
+            sealed = cipher.seal(place, body, bound + core)
+            mark = event_hash(core, sealed)
+            element = NO_ELEMENT if flags & TOMBSTONE else self._element(core, mark)
+            events.append(SealedEvent(core, mark, sealed, flags, element))
+        return events
+
+    def _packed(self, change: Change) -> tuple[Buffer, int]:
+        """The plaintext to seal, compressed where that saves at least a sixteenth, and the event's flags."""
+        given = change.body
+        body = given if isinstance(given, bytes | bytearray | memoryview) else b"".join(given)
+        if len(body) > MAX_BODY - TAG_SIZE:
+            raise LimitError(f"an object of {len(body)} bytes is larger than the format allows ({MAX_BODY})")
+        flags = TOMBSTONE if change.tombstone else 0
+        if change.compress:
+            packed = self._zstd.compress(body)
+            if len(packed) + (len(body) >> 4) <= len(body):
+                return packed, flags | COMPRESSED
+        return body, flags
+
+
+class Sealer:
+    """Seals batches for one device. Used by one thread at a time; large batches are shared with a second one."""
+
+    def __init__(self, keys: KeyRing, device: SigningKey, live: SetHash) -> None:
         self._keys = keys
         self._device = device
-        self._zstd = zstandard.ZstdCompressor(level=1, write_checksum=False)
+        self._lanes = _Lane(live), _Lane(live)
+        self._helper: ThreadPoolExecutor | None = None
 
     def seal(self, place: BatchPlace, changes: Sequence[Change], versions: Sequence[int], live: SetHash) -> SealedBatch:
         """One batch.
@@ -86,55 +126,52 @@ class Sealer:
         cipher, commitment = keys.batch_cipher(keys.tenant, keys.epoch, salt)
         slot = KeySlot(keys.tenant, keys.epoch, commitment)
         bound = bound_prefix(keys.chain_id, slot)
-        events: list[SealedEvent] = []
-        bodies: list[Buffer] = []
-        hashes: list[bytes] = []
-        table: list[bytes] = []
-        offset = 0
-        for index, (change, version) in enumerate(zip(changes, versions, strict=True)):
-            body, flags = self._packed(change)
-            length = len(body) + TAG_SIZE
-            core = encode_core(change.key, version, index, length, 0, change.lane, flags)
-            sealed = cipher.seal(index, body, bound + core)
-            mark = event_hash(core, sealed)
-            element = NO_ELEMENT
-            if not flags & TOMBSTONE:
-                element = live.element(core, mark)
-                live.add(element)
-            events.append(SealedEvent(offset, length, flags, element))
-            bodies.append(sealed)
-            hashes.append(mark)
-            table.append(core + mark)
-            offset += length
+        if len(changes) >= _SHARE_FROM and sum(change.lane for change in changes) >= _SHARE_FROM:
+            events = self._seal_shared(cipher, salt, bound, changes, versions)
+        else:
+            events = self._lanes[0].seal(cipher, bound, 0, changes, versions)
+        for event in events:
+            if not event.flags & TOMBSTONE:
+                live.add(event.element)
         claim = cipher.seal(CLAIM_NUMBER, live.claim(), bound + place.sequence.to_bytes(8, "little"))
         head = BatchHead(
             place.sequence, place.durable, place.time, place.previous, self._device.public, salt,
-            event_root(hashes), len(events), (slot,), place.statements, claim,
+            event_root([event.hash for event in events]), len(events), (slot,), place.statements, claim,
         ).encode()  # fmt: skip
         mark = batch_hash(head)
         signature = self._device.sign(mark)
-        front = b"".join((head, signature, *table))
-        length = padded(FRAME_HEADER_SIZE + len(front) + offset)
-        header = FrameHeader(length, len(head), len(events), 0, len(signature), 0).encode()
+        front = b"".join((head, signature, *[event.core + event.hash for event in events]))
         start = FRAME_HEADER_SIZE + len(front)
-        frame = [header, front, *bodies, bytes(length - start - offset)]
+        end = start + sum([len(event.body) for event in events])
+        length = padded(end)
+        header = FrameHeader(length, len(head), len(events), 0, len(signature), 0).encode()
+        frame: list[Buffer] = [header, front, *[event.body for event in events], bytes(length - end)]
         if length < _JOIN_BELOW:
             frame = [b"".join(frame)]
-        placed = [SealedEvent(start + e.offset, e.length, e.flags, e.element) for e in events]
-        return SealedBatch(frame, length, mark, salt, (slot,), placed, live)
+        return SealedBatch(frame, length, start, mark, salt, (slot,), events, live)
 
-    def _packed(self, change: Change) -> tuple[Buffer, int]:
-        """The plaintext to seal, compressed where that saves at least a sixteenth, and the event's flags."""
-        given = change.body
-        body = given if isinstance(given, bytes | bytearray | memoryview) else b"".join(given)
-        if len(body) > MAX_BODY - TAG_SIZE:
-            raise LimitError(f"an object of {len(body)} bytes is larger than the format allows ({MAX_BODY})")
-        flags = TOMBSTONE if change.tombstone else 0
-        if change.compress:
-            packed = self._zstd.compress(body)
-            if len(packed) + (len(body) >> 4) <= len(body):
-                return packed, flags | COMPRESSED
-        return body, flags
+    def _seal_shared(
+        self, cipher: Cipher, salt: bytes, bound: bytes, changes: Sequence[Change], versions: Sequence[int]
+    ) -> list[SealedEvent]:
+        """Two threads, half of the blobs each: compressing, sealing and hashing release the interpreter's lock."""
+        if self._helper is None:
+            self._helper = ThreadPoolExecutor(1, "seal")
+        half = _half_of_blobs(changes)
+        keys = self._keys
+        second, _ = keys.batch_cipher(keys.tenant, keys.epoch, salt)
+        rest = self._helper.submit(self._lanes[1].seal, second, bound, half, changes[half:], versions[half:])
+        events = self._lanes[0].seal(cipher, bound, 0, changes[:half], versions[:half])
+        return events + rest.result()
+
+
+def _half_of_blobs(changes: Sequence[Change]) -> int:
+    """Where to cut, so that as many blobs come before as after."""
+    left = sum(change.lane for change in changes) // 2
+    for place, change in enumerate(changes):
+        left -= change.lane
+        if left <= 0:
+            return place + 1
+    return len(changes)
 
 
 def bound_prefix(chain_id: bytes, slot: KeySlot) -> bytes:

@@ -427,7 +427,7 @@ class Chain:
         return view
 
     def _take_device(self, root: bytes, device: SigningKey) -> None:
-        self._sealer = Sealer(self.keys, device)
+        self._sealer = Sealer(self.keys, device, self._live)
         if device.public not in self._view.state.devices:
             key = root_signing_key(root, bytes.fromhex(self.header.salt))
             certificate = Certificate.issue(key, self.keys.chain_id, device.public, self._clock())
@@ -441,14 +441,14 @@ class Chain:
 
 def _rows(batch: Batch) -> Iterator[tuple[bytes, Record, bytes | None]]:
     assert batch.sealed is not None
-    sequence, segment, start = batch.sequence, batch.segment, batch.start
+    sequence, segment = batch.sequence, batch.segment
+    offset = batch.start + batch.sealed.bodies
     for place, (change, version, event, old) in enumerate(
         zip(batch.changes, batch.versions, batch.sealed.events, batch.replaced, strict=True)
     ):
-        record = Record(
-            version, sequence, segment, start + event.offset, event.length, place, 0, change.lane, event.flags,
-            event.element,
-        )  # fmt: skip
+        length = len(event.body)
+        record = Record(version, sequence, segment, offset, length, place, 0, change.lane, event.flags, event.element)
+        offset += length
         yield change.key, record, old
 
 

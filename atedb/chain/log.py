@@ -16,7 +16,7 @@ from atedb.chain.manifest import Manifest, SealedSegment
 from atedb.errors import AteError, DamagedError
 
 FOLDER = "segments"
-SEGMENT_TARGET = 64 << 20
+SEGMENT_TARGET = 256 << 20
 MAX_OPEN = 64
 
 # Space written as zeros ahead of the log's end: a barrier then flushes data only, and the filesystem's journal is

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 MIB = 1 << 20
 INTERVAL = 4.0
 """Seconds; with the time that writing takes, what was done is in the log within five."""
-COMMIT_BYTES = 16 * MIB
+COMMIT_BYTES = 8 * MIB
 COMMIT_OBJECTS = 20_000
 COUNT_EVERY = 64
 """Changes between two counts of what is dirty, since counting takes longer than most of them."""

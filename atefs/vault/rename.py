@@ -59,9 +59,7 @@ class Renaming:
         else:
             self._move((source, name, inode, entry), (target, new_name, replaced, other))
 
-    def _move(
-        self, old: tuple[Inode, bytes, Inode, int], new: tuple[Inode, bytes, Inode | None, int]
-    ) -> None:
+    def _move(self, old: tuple[Inode, bytes, Inode, int], new: tuple[Inode, bytes, Inode | None, int]) -> None:
         source, name, inode, entry = old
         target, new_name, replaced, other = new
         moves_dir = inode.is_dir and source is not target

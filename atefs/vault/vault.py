@@ -62,9 +62,7 @@ class Vault:
         self._holes = Holes(inodes, maps, self._writer, truncation)
         self._attributes = AttributeChanges(inodes, truncation, self._reaper, space, clock)
         self._xattrs = Xattrs(inodes, space, clock)
-        self._namespace = Namespace(
-            self._superblock, inodes, directories, self._reaper, space=space, clock=clock
-        )
+        self._namespace = Namespace(self._superblock, inodes, directories, self._reaper, space=space, clock=clock)
         self._renaming = Renaming(self._namespace, inodes, directories, clock)
         self._commits = Commits(
             objects, self._superblock, inodes=inodes, directories=directories, maps=maps, space=space
