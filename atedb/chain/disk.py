@@ -36,7 +36,10 @@ class File(Protocol):
         """All of `buffers`, one after the other, from `offset`."""
 
     def push(self, offset: int, length: int) -> None:
-        """Have the device begin to write the range; returns at once, and promises nothing."""
+        """Have the device begin to write the range, and forget the pages of it that are written already.
+
+        Promises nothing, but may wait for room in the device's queue.
+        """
 
     def truncate(self, length: int) -> None:
         """Set the file's length."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from atedb.chain.disk import Buffer, Disk, File
@@ -26,7 +27,10 @@ ZERO_AHEAD_MOST = 4 << 20
 _ZEROS = bytes(1 << 20)
 
 # From this size on the device begins to write a frame at once, while the next is sealed, and not at the next barrier.
+# Asking for that waits where the device's queue is full, hence the thread. What was pushed before and is on the device
+# by now leaves the page cache: it is cached in the clear by the kernel, and fresh pages are dear on a virtual machine.
 PUSH_FROM = 1 << 20
+PUSH_BEHIND = 64 << 20
 _NEIGHBOUR = 64 << 10
 
 
@@ -52,6 +56,7 @@ class Log:
         self._sealed: OrderedDict[int, File] = OrderedDict()
         self._opening = threading.Lock()
         self._writing = threading.Lock()
+        self._pusher = ThreadPoolExecutor(1, "push")
 
     @classmethod
     def create(cls, disk: Disk, store: Path, chain_id: bytes) -> Log:
@@ -78,7 +83,8 @@ class Log:
             self.end = offset + length
             self._since_barrier += length
             if length >= PUSH_FROM:
-                self._active.push(offset, length)
+                start = max(0, offset - PUSH_BEHIND)
+                self._pusher.submit(self._active.push, start, offset + length - start)
         self.appends += 1
         return self.manifest.active, offset
 
@@ -182,6 +188,7 @@ class Log:
 
     def close(self) -> None:
         """Release all files."""
+        self._pusher.shutdown(cancel_futures=True)
         for file in (self._active, *self._sealed.values()):
             file.close()
 
