@@ -314,9 +314,15 @@ class Chain:
     def write_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Fold what is new into the view's file, and remember the head. Raises StorageError, NoSpaceError."""
         checkpoint.write()
-        state = checkpoint.state
+        self.remember(Head(checkpoint.state.sequence, checkpoint.state.head.hex()))
+
+    def remember(self, head: Head) -> None:
+        """Note outside the store, durably, that this machine has seen `head`, which must be durable itself. Any thread.
+
+        From then on an older copy of the store is a rollback, and a bad batch up to there is damage, no torn tail.
+        """
         if self._heads is not None:
-            self._heads.remember(self.keys.chain_id, Head(state.sequence, state.head.hex()))
+            self._heads.remember(self.keys.chain_id, head)
 
     def end_checkpoint(self, *, written: bool) -> None:
         """Owner thread: `written` says whether `write_checkpoint` returned."""

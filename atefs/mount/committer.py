@@ -73,6 +73,7 @@ class Committer:
         self._round = _Round()
         self._busy = False
         self._flight = 0
+        self._remembered = chain.head
         self._barrier_mean = 0.0
         self._unsynced = 0
         self._trimmed = 0
@@ -180,6 +181,8 @@ class Committer:
             wanted = round_.waiters or timed or self._chain.checkpoint_due()
             if wanted and self._chain.durable < self._chain.written:
                 await self._barrier_somewhere(hasty=bool(round_.waiters))
+            if timed:
+                await self._remember()
         except Exception as error:
             self._failed(error)
             round_.error = error
@@ -192,6 +195,14 @@ class Committer:
         if timed and self.bytes - self._trimmed >= TRIM_BYTES and not self._vault.dirty_bytes:
             self._trimmed = self.bytes
             memory.give_back()
+
+    async def _remember(self) -> None:
+        """What is durable now must not be taken for a torn tail after a crash, nor be rolled back unnoticed."""
+        head = self._chain.head
+        if head.sequence == self._chain.durable and head != self._remembered:
+            with self._loop.elsewhere():
+                await trio.to_thread.run_sync(self._chain.remember, head)
+            self._remembered = head
 
     async def finish(self) -> None:
         """After `run` was ended: all that is left to stable storage. Raises AteError."""

@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from atedb.chain.heads import Head
 from atedb.errors import NoSpaceError, NotResident, StorageError
 from atefs.mount import committer as module
 from atefs.mount.committer import BRAKE_BYTES, COMMIT_BYTES, INTERVAL, Committer
@@ -60,6 +61,14 @@ class FakeChain:
         self.failure: Exception | None = None
         self.failed: Exception | None = None
         self.due = False
+        self.remembered: list[int] = []
+
+    @property
+    def head(self) -> Head:
+        return Head(self.written, "")
+
+    def remember(self, head: Head) -> None:
+        self.remembered.append(head.sequence)
 
     def prepare(self, changes: list[int]) -> list[int]:
         return changes
@@ -137,6 +146,15 @@ def test_what_nobody_syncs_is_committed_and_durable_within_five_seconds(scene: S
 
     assert INTERVAL < 5
     scene.play(play)
+
+
+def test_what_became_durable_in_time_is_remembered_once_outside_of_the_store(scene: Scene) -> None:
+    async def play() -> None:
+        scene.write(100)
+        await trio.sleep(10 * INTERVAL)
+
+    scene.play(play)
+    assert scene.chain.remembered == [1]
 
 
 def test_an_idle_vault_commits_nothing(scene: Scene) -> None:
