@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+import nacl.bindings
 import nacl.exceptions
 import nacl.signing
 
@@ -25,15 +26,14 @@ class SigningKey:
     """A private signing key. seed: 32 secret bytes."""
 
     def __init__(self, seed: bytes) -> None:
-        self._key = nacl.signing.SigningKey(seed)
-        self.public = bytes(self._key.verify_key)
+        self.public, self._secret = nacl.bindings.crypto_sign_seed_keypair(seed)
 
     def __repr__(self) -> str:
         return f"SigningKey(public={self.public.hex()})"
 
     def sign(self, message: bytes) -> bytes:
         """A 64-byte signature."""
-        return self._key.sign(message).signature
+        return nacl.bindings.crypto_sign(message, self._secret)[:SIGNATURE_SIZE]
 
 
 def verify_signature(public: bytes, message: bytes, signature: bytes) -> None:

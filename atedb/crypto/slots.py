@@ -85,6 +85,11 @@ class KeySlots:
         """How many changes were made since the store was created."""
         return self._table.generation
 
+    @property
+    def uneven(self) -> bool:
+        """Whether one of the two files was damaged, missing or older than the other when they were read."""
+        return self._source is not None and self._source.uneven
+
     def list(self) -> Sequence[SlotInfo]:
         """What may be shown of each slot, oldest first."""
         return [
@@ -101,7 +106,7 @@ class KeySlots:
         slot, root = self._find(secret)
         self._table.verify(root)
         self.unlocked_by = slot.id
-        if self._mend and self._source is not None and self._source.uneven:
+        if self._mend and self._source is not None and self.uneven:
             self._mend_files(self._source)
         return root
 

@@ -8,7 +8,7 @@ from atefs.vault.codec import block_key
 from atefs.vault.inode import Inode
 from atefs.vault.inodes import Inodes
 from atefs.vault.layout import BlockMap
-from atefs.vault.limits import BLOCK, REGION_BLOCKS
+from atefs.vault.limits import BLOCK, PAGE, REGION_BLOCKS
 from atefs.vault.maps import Maps
 from atefs.vault.objects import Objects
 
@@ -65,6 +65,9 @@ class Reader:
         layout = inode.layout
         dirty = layout.dirty.get(block) if layout is not None else None
         if dirty is None:
+            page = self._patched_page(inode, block, low, high)
+            if page is not None:
+                return page
             body = self.clean(inode, block, keep=high - low < BLOCK)
             if low == 0 and high == len(body):
                 return body
@@ -81,6 +84,17 @@ class Reader:
             target[: len(piece)] = piece
         dirty.overlay(target, low)
         return bytes(target)
+
+    def _patched_page(self, inode: Inode, block: int, low: int, high: int) -> bytes | None:
+        """The range, if one patched page holds all of it: the rest of the block need not be opened for that."""
+        page, start = divmod(low, PAGE)
+        if start + high - low > PAGE or self._cache.get((inode.ino, block)) is not None:
+            return None
+        parts = self.block_map(inode, block)
+        if parts is None or parts.patches or not parts.pages >> page & 1:
+            return None
+        piece = self._object(inode.ino, block, page + 1)[start : start + high - low]
+        return piece + bytes(high - low - len(piece))
 
     def _assemble(self, ino: int, block: int, parts: BlockMap) -> bytes:
         base = self._object(ino, block, 0)[: parts.base] if parts.base else b""
