@@ -69,6 +69,10 @@ def load_header(disk: Disk, store: Path) -> ChainHeader:
     Raises StoreNotFoundError, DamagedError, or UnsupportedError naming the format or algorithm.
     """
     if not (store / NAME).exists():
+        if (store / "manifest").exists():
+            raise DamagedError(
+                f"the header {store / NAME} is missing; the log is kept; put the file back from a copy of the store"
+            )
         raise StoreNotFoundError(f"there is no chain in {store}; make one with: atefs init {store}")
     try:
         data = disk.read_bytes(store / NAME)

@@ -41,9 +41,10 @@ class ChainLock:
 
     def __init__(self, store: Path, *, shared: bool = False) -> None:
         path = store / NAME
+        if shared and not path.exists():
+            path = store / "chain"  # nobody holds a lock that is not there; readers change nothing, and make none
         try:
-            flags = os.O_RDONLY if shared and path.exists() else os.O_RDWR | os.O_CREAT
-            self._fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+            self._fd = os.open(path, (os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT) | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise translated(error, f"opening {path}") from error
         try:

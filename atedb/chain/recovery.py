@@ -29,6 +29,8 @@ Progress = Callable[[int, int], None]
 
 REBUILD_STEP = 16_384
 _PIECE = 1 << 20
+_TELL = 1 << 20
+"""Bytes replayed between two reports of how far it is."""
 
 
 def damage(segment: int, offset: int, why: object, objects: str = "") -> DamagedError:
@@ -111,6 +113,10 @@ class Recovery:
         self._replay = replay
         self._seen: Head | None = None
         self._rebuilt = 0
+        self._progress: Progress | None = None
+        self._done = 0
+        self._told = 0
+        self._whole = 0
 
     def run(self, seen: Head | None, progress: Progress | None) -> int | None:
         """Replay to the newest batch. seen: the head that this machine remembers.
@@ -121,7 +127,8 @@ class Recovery:
         state = self._view.state
         if seen is not None and seen.sequence <= state.sequence:
             self._check_seen(state.head if seen.sequence == state.sequence else self._hash_at(seen.sequence))
-        cut = self._replay_all(progress)
+        self._progress = progress
+        cut = self._replay_all()
         if seen is not None and seen.sequence > state.sequence:
             raise rolled_back(seen, state.sequence)
         return cut
@@ -146,26 +153,29 @@ class Recovery:
         finally:
             file.close()
 
-    def _replay_all(self, progress: Progress | None) -> int | None:
+    def _replay_all(self) -> int | None:
         first = self._view.state.segment
         pending = [s for s in self._manifest.sealed if s.number >= first]
-        whole = sum(s.length for s in self._manifest.sealed)
+        behind = sum(s.length for s in self._manifest.sealed)
         for sealed in self._manifest.sealed:
             self._check_length(sealed)
-        done = whole - sum(s.length for s in pending)
+        self._done = behind - sum(s.length for s in pending)
+        self._whole = behind + self._size(self._manifest.active)
         for sealed in pending:
             self._replay_sealed(sealed)
-            done += sealed.length
-            if progress:
-                progress(done, whole)
+            self._done += sealed.length
         return self._replay_active()
 
     def _check_length(self, sealed: SealedSegment) -> None:
-        file = self._disk.open(segment_path(self._store, sealed.number))
-        size = file.size()
-        file.close()
+        size = self._size(sealed.number)
         if size != sealed.length:
             raise damage(sealed.number, min(size, sealed.length), f"the file has {size} bytes, not {sealed.length}")
+
+    def _size(self, number: int) -> int:
+        file = self._disk.open(segment_path(self._store, number))
+        size = file.size()
+        file.close()
+        return size
 
     def _open(self, number: int) -> tuple[File, int]:
         """The segment, and where in it the next frame is."""
@@ -238,6 +248,10 @@ class Recovery:
             self._rebuilt = 0
             self._view.begin_checkpoint().write()
             self._view.end_checkpoint(written=True)
+        done = self._done + frame.end
+        if self._progress is not None and done - self._told >= _TELL:
+            self._told = done
+            self._progress(done, self._whole)
 
     def _judge_tail(self, file: File, offset: int, end: int, error: DamagedError) -> int | None:
         """Where to cut, or None when only zeros follow. Raises DamagedError when acknowledged bytes are gone."""

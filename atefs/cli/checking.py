@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _WHERE = click.argument("where", metavar="STORE-OR-MOUNTPOINT", type=click.Path(readable=False, path_type=Path))
 _SHOWN = 50
+_ALTERED = "the keys had been altered by somebody else; all but the one given now were removed"
+_UNEVEN = "one of `keys` and `keys.copy` was damaged, missing or older than the other"
 
 
 @click.command()
@@ -69,7 +71,7 @@ def verify(where: Path, *, data: bool, secret: secrets.SecretSource, as_json: bo
       atefs verify --data /media/backup/vault
     """
     store = opening.find_store(where)
-    report = _verified(store, opening.unlock(store, secret), data=data)
+    report = _verified(store, opening.unlock(store, secret, mend=False), data=data)
     if as_json:
         _print_report(report)
     else:
@@ -100,7 +102,7 @@ def fsck(where: Path, *, mending: bool, secret: secrets.SecretSource, as_json: b
     opening.refuse_mounted(store, "unmount it first: atefs umount {0}")
     if mending:
         return _mend(store, secret, as_json)
-    root = opening.unlock(store, secret)
+    root = opening.unlock(store, secret, mend=False)
     report = _verified(store, root, data=True)
     problems = [] if report.damage else _surveyed(store, root)
     if as_json:
@@ -139,7 +141,7 @@ def dump(where: Path, *, secret: secrets.SecretSource, as_json: bool) -> None:
     from atefs.mount.opening import names_of
 
     store = opening.find_store(where)
-    root = opening.unlock(store, secret)
+    root = opening.unlock(store, secret, mend=False)
     for node in dump_log(store, root, describe=describer(names_of(store, root))):
         click.echo(msgspec.json.encode(node).decode() if as_json else _line(node))
 
@@ -229,13 +231,14 @@ def _mend(store: Path, secret: secrets.SecretSource, as_json: bool) -> int:
     from atefs.mount.opening import names_of
     from atefs.vault.codec import terms_of
 
-    root = _rescued_root(store, secret)
+    root, keys_mended = _rescued_root(store, secret)
     names = names_of(store, root)
     with output.progress("repairing the log") as progress:
         report = repair(
             store, root, heads=places.heads_folder(), progress=progress, terms=terms_of(names),
             describe=describer(names),
         )  # fmt: skip
+    report.remarks[:0] = keys_mended
     mended, left = _mended(store, root)
     if as_json:
         _print_report(report, mended=[str(p) for p in mended], left=[str(p) for p in left])
@@ -247,23 +250,27 @@ def _mend(store: Path, secret: secrets.SecretSource, as_json: bool) -> int:
             f"{len(left)} things could not be put right, the first: {left[0]}; the rest of {store} is in order"
         )
     if not as_json:
-        click.echo("The vault is in order." if mended or report.found else "Nothing was wrong.")
+        wrong = mended or report.found or report.remarks
+        click.echo("The vault is in order." if wrong else "Nothing was wrong.")
     return ExitCode.OK
 
 
-def _rescued_root(store: Path, secret: secrets.SecretSource) -> bytes:
-    """The root key. Where the key slots were altered by somebody else, only the one that was used is kept."""
+def _rescued_root(store: Path, secret: secrets.SecretSource) -> tuple[bytes, list[str]]:
+    """The root key, and what was mended of the key slots.
+
+    Where somebody else has altered them, only the one that was used is kept.
+    """
     from atedb.crypto.slots import KeySlots
 
     slots = KeySlots.load(store)
+    uneven = slots.uneven
     try:
-        return secrets.unlock(slots, secret)
+        return secrets.unlock(slots, secret), [_UNEVEN] if uneven else []
     except DamagedError:
         with secrets.obtained(secret, "Passphrase, once more") as proven:
             root = slots.rescue(proven)
         slots.save(store)
-        click.echo("The keys had been altered by somebody else; all but the one given now were removed.", err=True)
-        return root
+        return root, [_ALTERED]
 
 
 def _mended(store: Path, root: bytes) -> tuple[list[Problem], list[Problem]]:
@@ -272,7 +279,8 @@ def _mended(store: Path, root: bytes) -> tuple[list[Problem], list[Problem]]:
     from atefs.vault.mend import mend
 
     mended: list[Problem] = []
-    chain = open_chain(store, root)
+    with output.progress("reading the log") as progress:
+        chain = open_chain(store, root, progress=progress)
     try:
         left = mend(chain, mended.append)
     finally:

@@ -83,7 +83,7 @@ def mount_vault(
         root = _make(mountpoint, store, options, where)
     else:
         preflight.require_mountpoint(mountpoint, nonempty=options.nonempty)
-        root = opening.unlock(store, where)
+        root = opening.unlock(store, where, mend=not options.read_only)
     plan = MountPlan(mountpoint, store, options, root)
     if foreground:
         logs.to_stderr(debug=debug)
@@ -272,12 +272,15 @@ def status(mountpoint: Path | None, as_json: bool) -> int:
 
 def _state(mountpoint: Path) -> dict[str, Any]:
     """What the driver says of itself; without a driver, that."""
-    from atefs.mount import client
+    from atefs.mount import client, preflight
 
     try:
         return client.ask(mountpoint, "status")
     except AteError as error:
-        return {"mountpoint": mountpoint, "mounted": True, "pid": None, "store": None, "error": str(error)}
+        why = str(error)
+        if preflight.pulse(mountpoint) is preflight.Pulse.DEAD:
+            why = f"its driver has ended; mount the vault again, or clear up with: atefs umount {mountpoint}"
+        return {"mountpoint": mountpoint, "mounted": True, "pid": None, "store": None, "error": why}
 
 
 def _health(state: dict[str, Any]) -> str:

@@ -63,11 +63,11 @@ def refuse_mounted(store: Path, instead: str) -> None:
         raise InUseError(f"the vault is mounted at {mountpoint}; nothing was changed; {instead.format(mountpoint)}")
 
 
-def unlock(store: Path, where: secrets.SecretSource) -> bytes:
-    """The root key of a store."""
+def unlock(store: Path, where: secrets.SecretSource, *, mend: bool) -> bytes:
+    """The root key of a store. mend: may a damaged copy of the key slots be written anew from the other?"""
     from atedb.crypto.slots import KeySlots
 
-    return secrets.unlock(KeySlots.load(store, mend=os.access(store, os.W_OK)), where)
+    return secrets.unlock(KeySlots.load(store, mend=mend and os.access(store, os.W_OK)), where)
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def opened(store: Path, where: secrets.SecretSource, *, read_only: bool) -> Iter
     from atefs.vault.vault import Vault
 
     refuse_mounted(store, "use the mount point: ls {0}")
-    root = unlock(store, where)
+    root = unlock(store, where, mend=not read_only)
     with output.progress("opening") as progress:
         chain = open_chain(store, root, read_only=read_only, progress=progress)
     try:

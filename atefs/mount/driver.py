@@ -73,6 +73,8 @@ class Driver:
             progress=self._report.progress,
         )  # fmt: skip
         try:
+            if plan.options.accept_rollback and not plan.options.read_only:
+                self._chain.remember(self._chain.head)  # or it would have to be accepted until something is written
             self._vault = Vault(self._chain, read_only=plan.options.read_only)
             self._chain.nowait = True
             code = trio.run(self._main)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from atedb.chain.chain import Chain
+from atedb.chain.event import Lane
 from atedb.chain.log import segment_path
 from atedb.errors import DamagedError, InUseError, ReadOnlyError, RolledBackError
-from tests.chain.conftest import ROOT, crash, put
+from tests.chain.conftest import ROOT, crash, noise, put
 
 
 def crashed(store: Path, *, barriers: int, heads: Path | None = None) -> list[int]:
@@ -108,3 +109,17 @@ def test_a_chain_opened_read_only_takes_no_commit(store: Path) -> None:
         chain.commit([put(chain, b"object", b"no")])
     assert chain.load(chain.object_key(b"T", b"object")) == b"version 2"
     chain.close()
+
+
+def test_a_rebuild_tells_how_far_it_is_within_a_segment(store: Path) -> None:
+    chain = Chain.create(store, ROOT)
+    for number in range(5):
+        chain.commit([put(chain, b"%d" % number, noise(1 << 20), Lane.BLOB)])
+    chain.close()
+    (store / "view.seal").unlink()
+    told: list[tuple[int, int]] = []
+    Chain.open(store, ROOT, progress=lambda done, whole: told.append((done, whole))).close()
+    size = segment_path(store, 1).stat().st_size
+    assert len(told) == 5
+    assert told == sorted(told)
+    assert told[-1] == (size, size)

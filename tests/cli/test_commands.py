@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from atedb.crypto.hashing import digest
 from atedb.errors import ExitCode
 from atefs.cli import secrets
 from atefs.cli.main import COMMANDS, atefs, run
@@ -161,6 +162,69 @@ def test_fsck_without_repair_changes_nothing(cli: Cli) -> None:
     assert {path: path.read_bytes() for path in cli.store.rglob("*") if path.is_file()} == before
     cli("fsck", "--repair", cli.store)
     cli("fsck", cli.store)
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["keys", "keys.copy", "manifest", "device", "view.seal", "view/data.mdb", "lock"])
+@pytest.mark.parametrize("spoil", [_flip, Path.unlink])
+def test_looking_at_what_mends_itself_mends_nothing(
+    cli: Cli, name: str, spoil: Callable[[Path], None], expect_log: Callable[[str], None]
+) -> None:
+    if name == "lock":
+        (cli.store / name).write_bytes(b"whoever")
+    spoil(cli.store / name)
+    before = everything(cli.store)
+    if name == "manifest":
+        expect_log("manifest is made anew")
+    if name.startswith("keys") and spoil is _flip:
+        expect_log("the other copy is used")
+    for command in ("fsck", "verify", "ls", "dump"):
+        said = cli(command, cli.store)
+        assert everything(cli.store) == before, command
+        if name.startswith("keys") and command in ("fsck", "verify"):
+            assert f"{name} is damaged" in said or f"`{name}` with the key slots is missing" in said
+    assert cli.bare("info", cli.store) == cli.bare("key", "list", cli.store) == ExitCode.OK
+    assert everything(cli.store) == before
+    assert name.startswith("keys") <= ("Mended: one of `keys` and `keys.copy`" in cli("fsck", "--repair", cli.store))
+    assert "next mounted" not in cli("fsck", cli.store)
+
+
+def test_a_store_that_has_lost_its_header_is_damaged_and_not_taken_for_none(cli: Cli) -> None:
+    (cli.store / "chain").unlink()
+    for command in ("fsck", "ls", "verify"):
+        cli(command, cli.store, code=ExitCode.DAMAGED)
+        assert "from a copy" in cli.err
+    cli("init", cli.store, code=ExitCode.EXISTS)
+
+
+def test_key_slots_that_somebody_altered_are_named_and_repaired_to_the_one_key_given(cli: Cli) -> None:
+    for name in ("keys", "keys.copy"):
+        body = (cli.store / name).read_bytes().replace(b'"first key"', b'"other key"')[:-82]
+        (cli.store / name).write_bytes(body + b' "checksum": "%s"\n}\n' % digest(body).hex().encode())
+    before = everything(cli.store)
+    cli("fsck", cli.store, code=ExitCode.DAMAGED)
+    assert everything(cli.store) == before
+    said = cli("fsck", "--repair", cli.store)
+    assert "altered by somebody else" in said
+    assert "Nothing was wrong" not in said
+    assert cli.bare("key", "list", cli.store, "--json") == ExitCode.OK
+    assert len(json.loads(cli.out)) == 1
+    cli("fsck", cli.store)
+
+
+def everything(folder: Path) -> dict[str, tuple[int, int, bytes | None]]:
+    """All that is in a folder: inode numbers, times of change, contents."""
+    return {
+        str(path.relative_to(folder)): (
+            path.stat().st_ino, path.stat().st_ctime_ns, path.read_bytes() if path.is_file() else None,
+        )
+        for path in [folder, *folder.rglob("*")]
+    }  # fmt: skip
 
 
 def test_the_old_passphrase_opens_nothing_any_more(cli: Cli) -> None:

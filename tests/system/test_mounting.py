@@ -169,7 +169,9 @@ def test_what_a_killed_driver_left_is_cleared_away(vault: Mounted) -> None:
     vault.kill()
     with pytest.raises(OSError, match=r"not connected|connection abort"):
         os.listdir(vault.path)
-    assert json.loads(atefs("status", vault.path, "--json", check=False).stdout)["pid"] is None
+    state = json.loads(atefs("status", vault.path, "--json", check=False).stdout)
+    assert state["pid"] is None
+    assert f"atefs umount {vault.path}" in state["error"]
     vault.mount()
     assert (vault / "file").read_bytes() == b"content"
     vault.kill()
@@ -287,6 +289,8 @@ def test_an_older_copy_of_the_store_is_noticed(place: Mounted) -> None:
     said = refused(ExitCode.ROLLED_BACK, "mount", "--passphrase-file", place.passphrase_file, place.path)
     assert "--accept-rollback" in said
     place.mount("--accept-rollback")
+    assert os.listdir(place.path) == ["old"]
+    place.remount()  # what was accepted once stays accepted, though nothing has been written since
     assert os.listdir(place.path) == ["old"]
 
 

@@ -1,0 +1,200 @@
+"""A reader of vaults written from docs/formats.md alone, over `decoder.py`: it imports nothing of atedb and atefs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import struct
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from blake3 import blake3
+from nacl import bindings
+
+from tests.golden.decoder import DecodedEvent, decode_chain, derive
+
+BLOCK = 131_072
+REGION = 64
+META, BLOB = 0, 1
+
+
+class Node(NamedTuple):
+    """What a path stands for. content: SHA-256 of a file's bytes, or of a link's target; "" for what has none.
+
+    times: atime, mtime, ctime, btime.
+    """
+
+    mode: int
+    owner: tuple[int, int]
+    nlink: int
+    size: int
+    times: tuple[int, int, int, int]
+    rdev: int
+    xattrs: dict[bytes, bytes]
+    content: str
+
+
+def sha256(content: bytes) -> str:
+    """How contents are compared."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def root_key(store: Path, passphrase: bytes) -> bytes:
+    """docs/formats.md, "A slot opens like this": the root key, by the first slot."""
+    slot = json.loads((store / "keys").read_bytes())["slots"][0]
+    assert slot["kind"] == "passphrase"
+    salt, commitment, wrapped = (base64.b64decode(slot[name]) for name in ("salt", "commitment", "wrapped"))
+    passes, memory = slot["kdf"]["opslimit"], slot["kdf"]["memlimit"]
+    stretched = bindings.crypto_pwhash_alg(32, passphrase, salt, passes, memory, bindings.crypto_pwhash_ALG_ARGON2ID13)
+    material = blake3(stretched, derive_key_context="atedb v1 key slot").digest(length=64)
+    assert material[32:] == commitment
+    bound = b"atedb v1 key slot" + struct.pack("<8sBIQ16s", slot["id"].encode(), 1, passes, memory, salt)
+    return bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(wrapped, bound, bytes(24), material[:32])
+
+
+class DecodedVault:
+    """A vault's tree. nodes: by path, the root's is b"". orphans: numbers of inodes that wait to be deleted."""
+
+    def __init__(self, store: Path, root: bytes) -> None:
+        public = bytes.fromhex(json.loads((store / "chain").read_bytes())["root_public"])
+        chain_id = blake3(b"atedb v1 chain id" + public).digest()
+        self._key = derive("object identifiers", root, chain_id)
+        self._live = _live(decode_chain(store, root))
+        self._used: set[bytes] = set()
+        self.nodes: dict[bytes, Node] = {}
+        self.orphans: set[int] = set()
+        self.quota = self._superblock()
+        children: dict[int, list[tuple[bytes, int, int]]] = {}
+        for parent, name, ino, kind in self._records(b"E", lambda row: (b"E", _u64(row[0]), row[1])):
+            children.setdefault(parent, []).append((name, ino, kind))
+        self._inodes = {row[0]: row for row in self._records(b"I", lambda row: (b"I", _u64(row[0])))}
+        self._walk(b"", 1, children)
+        assert not children, "entries in folders that cannot be reached"
+        self._gather_orphans()
+        assert self._used == set(self._live), "live objects that belong to nothing"
+
+    def _take(self, lane: int, *parts: bytes) -> bytes:
+        """The live object of this key, which counts as used."""
+        key = blake3(b"".join(parts), key=self._key).digest(length=16)
+        event = self._live[key]
+        assert event.lane == lane
+        self._used.add(key)
+        return event.body
+
+    def _superblock(self) -> int:
+        body = self._take(META, b"S")
+        assert body[:1] == b"S"
+        version, _created, root, next_ino, quota, block = msgspec.msgpack.decode(body[1:])
+        assert (version, root, block) == (1, 1, BLOCK)
+        self._next_ino = next_ino
+        return int(quota)
+
+    def _records(self, kind: bytes, key_of: Any) -> list[list[Any]]:
+        """All live meta objects of a kind, each of which must lie under the key that its content gives."""
+        rows = [
+            msgspec.msgpack.decode(event.body[1:])
+            for event in self._live.values()
+            if event.lane == META and event.body[:1] == kind
+        ]
+        for row in rows:
+            self._take(META, *key_of(row))
+        return rows
+
+    def _walk(self, path: bytes, ino: int, children: dict[int, list[tuple[bytes, int, int]]]) -> None:
+        inode = self._inodes[ino]
+        assert ino < self._next_ino
+        self.nodes[path] = self._node(inode)
+        inside = children.pop(ino, [])
+        if inode[1] >> 12 != 0o04:
+            assert not inside
+            return
+        assert inode[5] == len(inside)
+        for name, child, kind in inside:
+            assert kind == self._inodes[child][1] >> 12
+            if kind == 0o04:
+                assert self._inodes[child][14] == ino
+            self._walk(path + b"/" + name, child, children)
+
+    def _node(self, inode: list[Any]) -> Node:
+        ino, mode, uid, gid, nlink, size = inode[:6]
+        content = b""
+        if mode >> 12 in (0o10, 0o12):
+            content = inode[16] if inode[16] is not None else self._content(ino, size, inode[17])
+            assert len(content) <= size
+            content += bytes(size - len(content)) if size < 1 << 20 else b""
+        digest = sha256(content) if mode >> 12 in (0o10, 0o12) else ""
+        return Node(mode, (uid, gid), nlink, size, tuple(inode[7:11]), inode[11], inode[15] or {}, digest)
+
+    def _content(self, ino: int, size: int, layout: list[Any] | None) -> bytes:
+        """A file's bytes up to the end of the last block that exists."""
+        content = bytearray()
+        maps: dict[int, list[Any]] = {0: layout[0]} if layout is not None else {}
+        for start, end in layout[1] if layout is not None else ():
+            maps |= {region: self._map(ino, region) for region in range(start, end)}
+        for region, found in sorted(maps.items()):
+            for index, block in self._blocks(ino, region, found):
+                at = (region * REGION + index) * BLOCK
+                # What lies far out is compared by where it is and what it is, without the hole before it.
+                if at > 1 << 20:
+                    content += b"@%d:" % at + block[: size - at]
+                    continue
+                content += bytes(at - len(content)) + block
+        return bytes(content)
+
+    def _map(self, ino: int, region: int) -> list[Any]:
+        body = self._take(META, b"M", _u64(ino), _u64(region))
+        assert body[:1] == b"M"
+        found: list[Any] = msgspec.msgpack.decode(body[1:])
+        return found
+
+    def _blocks(self, ino: int, region: int, found: list[Any]) -> list[tuple[int, bytes]]:
+        full, partial = found
+        blocks = []
+        for index in range(REGION):
+            if full >> index & 1:
+                body = self._object(ino, region * REGION + index, 0)
+                assert len(body) == BLOCK
+                blocks.append((index, body))
+        for index, (base, pages, patches) in partial:
+            assert not full >> index & 1
+            number = region * REGION + index
+            data = bytearray(BLOCK)
+            end = base
+            if base:
+                data[:base] = self._object(ino, number, 0)[:base]
+            overlays = [(page * 4096, 4096, page + 1) for page in range(32) if pages >> page & 1]
+            for offset, length, slot in [*overlays, *patches]:
+                data[offset : offset + length] = self._object(ino, number, slot)[:length]
+                end = max(end, offset + length)
+            blocks.append((index, bytes(data[:end])))
+        return sorted(blocks)
+
+    def _object(self, ino: int, block: int, slot: int) -> bytes:
+        return self._take(BLOB, b"B", _u64(ino), _u64(block), slot.to_bytes(2, "little"))
+
+    def _gather_orphans(self) -> None:
+        """Inodes without a name, and regions cut off, whose objects are still there."""
+        for ino, inode in self._inodes.items():
+            layout: list[Any] | None = inode[17]
+            doomed: list[list[int]] = (layout[2] or []) if layout is not None else []
+            if inode[4] == 0 or doomed:
+                self.orphans.add(ino)
+            if inode[4] == 0 and layout is not None:
+                self._content(ino, 1 << 62, layout)
+            for start, end in doomed:
+                for region in range(start, end):
+                    self._blocks(ino, region, self._map(ino, region))
+
+
+def _live(events: list[DecodedEvent]) -> dict[bytes, DecodedEvent]:
+    newest: dict[bytes, DecodedEvent] = {}
+    for event in events:
+        assert event.key not in newest or newest[event.key].version < event.version
+        newest[event.key] = event
+    return {key: event for key, event in newest.items() if not event.tombstone}
+
+
+def _u64(number: int) -> bytes:
+    return number.to_bytes(8, "little")
