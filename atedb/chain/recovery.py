@@ -248,6 +248,7 @@ class Recovery:
             self._rebuilt = 0
             self._view.begin_checkpoint().write()
             self._view.end_checkpoint(written=True)
+            self._view.remap()
         done = self._done + frame.end
         if self._progress is not None and done - self._told >= _TELL:
             self._told = done

@@ -23,7 +23,7 @@ from atedb.chain.format import SEGMENT_HEADER_SIZE
 from atedb.chain.sets import SetSealer, load_set, merge_set
 from atedb.crypto.hashing import Hasher, keyed
 from atedb.crypto.keys import KeyRing
-from atedb.errors import AteError, DamagedError, StorageError
+from atedb.errors import AteError, DamagedError, NoSpaceError, StorageError
 
 FOLDER = "view"
 SEAL = "view.seal"
@@ -151,29 +151,32 @@ class View:
 
     def __init__(self, place: ViewPlace, *, read_only: bool) -> None:
         self._place = place
+        self._read_only = read_only
         self._fresh = Overlay()
         self._frozen: Overlay | None = None
         self.reads = 0
         try:
-            self._env = lmdb.open(
-                str(place.folder),
-                map_size=MAP_SIZE,
-                max_dbs=4,
-                readonly=read_only,
-                lock=not read_only,
-                mode=0o600,
-            )
-            self._objects = self._env.open_db(b"objects", create=False)
-            self._batches = self._env.open_db(b"batches", create=False)
-            self._sets = self._env.open_db(b"sets", create=False)
-            self._meta = self._env.open_db(b"meta", create=False)
-            self._txn = self._env.begin()
+            self._map()
             row = self._txn.get(_STATE, db=self._meta)
             if row is None:
                 raise ViewUnusableError("the view has no state")
             self.state = msgspec.msgpack.decode(place.sealer.open(_STATE, row), type=ViewState)
         except (lmdb.Error, DamagedError, msgspec.DecodeError) as error:
             raise ViewUnusableError(str(error)) from None
+
+    def _map(self) -> None:
+        folder, read_only = str(self._place.folder), self._read_only
+        self._env = lmdb.open(folder, map_size=MAP_SIZE, max_dbs=4, readonly=read_only, lock=not read_only, mode=0o600)
+        self._objects = self._env.open_db(b"objects", create=False)
+        self._batches = self._env.open_db(b"batches", create=False)
+        self._sets = self._env.open_db(b"sets", create=False)
+        self._meta = self._env.open_db(b"meta", create=False)
+        self._txn = self._env.begin()
+
+    def remap(self) -> None:
+        """Let go of the file's pages that were touched so far, which count as this process's memory."""
+        self.close()
+        self._map()
 
     @classmethod
     def create(cls, place: ViewPlace, state: ViewState) -> View:
@@ -189,7 +192,7 @@ class View:
                     row = place.sealer.seal(_STATE, msgspec.msgpack.encode(state))
                     txn.put(_STATE, row, db=env.open_db(b"meta", txn=txn))
         except lmdb.Error as error:
-            raise StorageError(f"the view could not be made: {error}; the log is kept") from None
+            raise _failure("made", error) from None
         _write_seal(place, _Seal(state.sequence, _hash_file(place.folder / "data.mdb")))
         return cls(place, read_only=False)
 
@@ -291,7 +294,7 @@ class View:
                 txn.put(_STATE, self._place.sealer.seal(_STATE, msgspec.msgpack.encode(state)), db=self._meta)
             _write_seal(self._place, _Seal(state.sequence, _hash_file(self._place.folder / "data.mdb")))
         except lmdb.Error as error:
-            raise StorageError(f"the view could not be written: {error}; the log is kept") from None
+            raise _failure("written", error) from None
 
     def close(self) -> None:
         """Release LMDB."""
@@ -310,6 +313,12 @@ class Checkpoint:
     def write(self) -> None:
         """Fold. Raises StorageError, NoSpaceError."""
         self._view.fold(self._overlay, self.state)
+
+
+def _failure(done: str, error: lmdb.Error) -> AteError:
+    if isinstance(error, lmdb.DiskError):
+        return NoSpaceError(f"the store's disk is full: the view could not be {done}; the log is kept; free some space")
+    return StorageError(f"the view could not be {done}: {error}; the log is kept; check the disk")
 
 
 def _hash_file(path: Path) -> str:
