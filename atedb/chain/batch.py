@@ -69,7 +69,7 @@ class SealedBatch(NamedTuple):
     live: SetHash
 
 
-class _Lane:
+class _Worker:
     """What one thread needs to seal events of one device: the compressor is not to be shared."""
 
     def __init__(self, live_key: SetHash) -> None:
@@ -110,7 +110,7 @@ class Sealer:
     def __init__(self, keys: KeyRing, device: SigningKey, live: SetHash) -> None:
         self._keys = keys
         self._device = device
-        self._lanes = _Lane(live), _Lane(live)
+        self._workers = _Worker(live), _Worker(live)
         self._helper: ThreadPoolExecutor | None = None
 
     def seal(self, place: BatchPlace, changes: Sequence[Change], versions: Sequence[int], live: SetHash) -> SealedBatch:
@@ -129,7 +129,7 @@ class Sealer:
         if len(changes) >= _SHARE_FROM and sum(change.lane for change in changes) >= _SHARE_FROM:
             events = self._seal_shared(cipher, salt, bound, changes, versions)
         else:
-            events = self._lanes[0].seal(cipher, bound, 0, changes, versions)
+            events = self._workers[0].seal(cipher, bound, 0, changes, versions)
         for event in events:
             if not event.flags & TOMBSTONE:
                 live.add(event.element)
@@ -159,8 +159,8 @@ class Sealer:
         half = _half_of_blobs(changes)
         keys = self._keys
         second, _ = keys.batch_cipher(keys.tenant, keys.epoch, salt)
-        rest = self._helper.submit(self._lanes[1].seal, second, bound, half, changes[half:], versions[half:])
-        events = self._lanes[0].seal(cipher, bound, 0, changes[:half], versions[:half])
+        rest = self._helper.submit(self._workers[1].seal, second, bound, half, changes[half:], versions[half:])
+        events = self._workers[0].seal(cipher, bound, 0, changes[:half], versions[:half])
         return events + rest.result()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -178,12 +178,6 @@ class Chain:
         """Whether the object is there and has not ended."""
         row = self._view.get(key)
         return row is not None and not unpack_record(row).flags & TOMBSTONE
-
-    def expect(self, keys: Iterable[bytes]) -> None:
-        """A hint that these objects will be loaded soon: the disk begins to read, nobody waits."""
-        rows = (self._view.get(key) for key in keys)
-        records = (unpack_record(row) for row in rows if row is not None)
-        self._log.expect(sorted((r.segment, r.offset, r.length) for r in records))
 
     def members(self, group: bytes) -> dict[bytes, bytes]:
         """A sealed set: member -> value."""

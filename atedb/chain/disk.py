@@ -29,9 +29,6 @@ class File(Protocol):
     def read_resident(self, length: int, offset: int) -> bytearray:
         """As `read`, but raises NotResident rather than wait for the device."""
 
-    def expect(self, offset: int, length: int) -> None:
-        """A hint that the range will be read soon; returns at once."""
-
     def write(self, buffers: Sequence[Buffer], offset: int) -> None:
         """All of `buffers`, one after the other, from `offset`."""
 
@@ -131,9 +128,6 @@ class RealFile:
         if done == length or offset + length > self.size():
             return buffer if done == length else self.read(length, offset)
         raise NotResident(lambda: self._bring_in(offset, length))
-
-    def expect(self, offset: int, length: int) -> None:
-        os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
 
     def push(self, offset: int, length: int) -> None:
         # Of dirty pages this begins the writing; only those that are clean already are dropped (mm/fadvise.c).

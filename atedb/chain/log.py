@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,7 +31,6 @@ _ZEROS = bytes(1 << 20)
 # by now leaves the page cache: it is cached in the clear by the kernel, and fresh pages are dear on a virtual machine.
 PUSH_FROM = 1 << 20
 PUSH_BEHIND = 64 << 20
-_NEIGHBOUR = 64 << 10
 
 
 def segment_path(store: Path, number: int) -> Path:
@@ -146,20 +145,6 @@ class Log:
                 "the rest of the vault is kept; run: atefs fsck --repair"
             )
         return data
-
-    def expect(self, ranges: Iterable[tuple[int, int, int]]) -> None:
-        """A hint that these (segment, offset, length), in order, will be read soon; neighbours are asked for as one."""
-        start = (0, 0)
-        end = 0
-        for segment, offset, length in ranges:
-            if segment == start[0] and offset - end < _NEIGHBOUR:
-                end = offset + length
-                continue
-            if end:
-                self._file(start[0]).expect(start[1], end - start[1])
-            start, end = (segment, offset), offset + length
-        if end:
-            self._file(start[0]).expect(start[1], end - start[1])
 
     def _file(self, segment: int) -> File:
         with self._opening:
