@@ -10,6 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 import trio
+import trio.testing
 
 from atefs.mount import loop as loop_module
 from atefs.mount.loop import RequestLoop
@@ -41,6 +42,7 @@ def test_a_request_that_is_there_is_taken_without_the_scheduler(
     async def main() -> None:
         async with trio.open_nursery() as nursery, loop.Lock():
             nursery.start_soon(parked, loop)
+            await trio.testing.wait_all_tasks_blocked()
             await loop.wait_readable(pipe[0])
             others = 0
 
