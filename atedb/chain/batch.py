@@ -22,10 +22,10 @@ from atedb.chain.format import (
     batch_hash,
     encode_core,
     event_hash,
-    event_root,
     padded,
 )
 from atedb.crypto.aead import TAG_SIZE, Cipher, random_bytes
+from atedb.crypto.hashing import merkle_root
 from atedb.crypto.keys import SALT_SIZE, KeyRing
 from atedb.crypto.sethash import ELEMENT_SIZE, SetHash
 from atedb.crypto.signing import SigningKey
@@ -136,7 +136,7 @@ class Sealer:
         claim = cipher.seal(CLAIM_NUMBER, live.claim(), bound + place.sequence.to_bytes(8, "little"))
         head = BatchHead(
             place.sequence, place.durable, place.time, place.previous, self._device.public, salt,
-            event_root([event.hash for event in events]), len(events), (slot,), place.statements, claim,
+            merkle_root([event.hash for event in events]), len(events), (slot,), place.statements, claim,
         ).encode()  # fmt: skip
         mark = batch_hash(head)
         signature = self._device.sign(mark)

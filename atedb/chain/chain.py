@@ -60,7 +60,7 @@ class Chain:
         self.durable = 0
         self.stats = ChainStats()
         self.object_key = keys.object_key
-        self.group_key = keys.object_key
+        self.group_key = keys.group_key
         self._disk = disk
         self._clock = clock
         self._ciphers: dict[tuple[int, int], tuple[Cipher, bytes]] = {}

@@ -198,11 +198,14 @@ class RealDisk:
             file.sync()
         finally:
             file.close()
-        try:
-            os.replace(temporary, path)
-        except OSError as error:
-            raise translated(error, f"replacing {path}") from error
+        self._rename(temporary, path)
         self.sync_folder(path.parent)
+
+    def _rename(self, old: Path, new: Path) -> None:
+        try:
+            os.replace(old, new)
+        except OSError as error:
+            raise translated(error, f"replacing {new}") from error
 
     def unlink(self, path: Path) -> None:
         try:

@@ -7,10 +7,9 @@ Decoding is bounded: every length is checked against the limits below before any
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from typing import NamedTuple
 
-from atedb.crypto.hashing import HASH_SIZE, digest, digest_pair, merkle_root
+from atedb.crypto.hashing import HASH_SIZE, digest, digest_pair
 from atedb.crypto.signing import SIGNATURE_SIZE
 from atedb.errors import DamagedError, LimitError, UnsupportedError
 
@@ -244,11 +243,6 @@ encode_core = _CORE.pack
 def event_hash(core: bytes, body: bytes | bytearray | memoryview) -> bytes:
     """The leaf of one event: its core and sealed body, under the prefix 0x00."""
     return digest_pair(b"\x00" + core, body)
-
-
-def event_root(hashes: Sequence[bytes]) -> bytes:
-    """The Merkle root of a batch."""
-    return merkle_root(hashes)
 
 
 def padded(length: int) -> int:

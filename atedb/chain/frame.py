@@ -18,8 +18,8 @@ from atedb.chain.format import (
     FrameHeader,
     batch_hash,
     event_hash,
-    event_root,
 )
+from atedb.crypto.hashing import merkle_root
 from atedb.crypto.signing import SIGNATURE_SIZE, BadSignatureError, Certificate, verify_signature
 from atedb.errors import DamagedError
 
@@ -99,7 +99,7 @@ def _verify_table(frame: Frame) -> None:
     total = frame.header.bodies_offset + sum(event.length for event in frame.events)
     if not 0 <= frame.header.length - total < ALIGNMENT:
         raise DamagedError("a frame's events do not fill it")
-    if event_root([event.hash for event in frame.events]) != frame.head.root:
+    if merkle_root([event.hash for event in frame.events]) != frame.head.root:
         raise DamagedError("a frame's event table is not what was signed")
     for place, event in enumerate(frame.events):
         if event.place != place or event.slot >= len(frame.head.keys):

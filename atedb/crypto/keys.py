@@ -56,6 +56,9 @@ class KeyRing:
         """The opaque 16-byte key of an object. kind: one byte, which fixes how the parts are laid out."""
         return keyed(self._objects, kind + b"".join(parts), OBJECT_KEY_SIZE)
 
+    group_key = object_key
+    """The opaque 16-byte key of a sealed set: of a kind that no object has."""
+
     def epoch_key(self, tenant: bytes, epoch: int) -> bytes:
         """The key of one generation of a tenant. Raises MissingKeyError."""
         if tenant != self.tenant:

@@ -148,22 +148,13 @@ class FaultyDisk(RealDisk):
             inode.stable = bytearray(path.read_bytes()) if path.exists() else bytearray()
         return FaultyFile(self, inode, path, os.O_RDWR if writable else os.O_RDONLY)
 
-    def replace(self, path: Path, data: bytes) -> None:
-        temporary = path.with_name(path.name + ".tmp")
-        self.unlink(temporary)
-        file = self.create(temporary)
-        try:
-            file.write([data], 0)
-            file.sync()
-        finally:
-            file.close()
+    def _rename(self, old: Path, new: Path) -> None:
         cut = self.step("rename")
-        inode = self._live.pop(temporary)
-        self._live[path] = inode
-        self._names.setdefault(path.parent, []).append(("rename", temporary, path, inode))
-        os.replace(temporary, path)
+        inode = self._live.pop(old)
+        self._live[new] = inode
+        self._names.setdefault(new.parent, []).append(("rename", old, new, inode))
+        super()._rename(old, new)
         self.after(cut)
-        self.sync_folder(path.parent)
 
     def unlink(self, path: Path) -> None:
         if not path.exists():

@@ -13,18 +13,11 @@ from atefs.mount import places
 from atefs.vault.codec import Keys, terms_of
 
 
-class _Names:
-    """Names objects and sets as the chain does, before there is an open one."""
-
-    def __init__(self, keys: KeyRing) -> None:
-        self.object_key = self.group_key = keys.object_key
-
-
 def names_of(store: Path, root: bytes) -> Keys:
     """What names the objects and sets of the chain in the folder. Raises DamagedError for another chain's root key."""
     header = load_header(RealDisk(), store)
     verify_root(header, root)
-    return _Names(KeyRing(root, header.chain_id, header.suite))
+    return KeyRing(root, header.chain_id, header.suite)
 
 
 def open_chain(

@@ -24,18 +24,13 @@ ROOT_KEY = bytes(range(32))
 ME = Caller(1000, 100, 0o022)
 
 
-class _Names:
-    def __init__(self, keys: KeyRing) -> None:
-        self.object_key = self.group_key = keys.object_key
-
-
 def reopened(chain: Chain, folder: Path, rebuild: bool = False) -> Chain:
     """Close the chain in `folder` and open it again; rebuild: with its view made from the log."""
     chain.close()
     if rebuild:
         shutil.rmtree(folder / "view")
     header = load_header(RealDisk(), folder)
-    names = _Names(KeyRing(ROOT_KEY, header.chain_id, header.suite))
+    names = KeyRing(ROOT_KEY, header.chain_id, header.suite)
     return Chain.open(folder, ROOT_KEY, terms=terms_of(names))
 
 

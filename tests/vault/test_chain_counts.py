@@ -33,8 +33,7 @@ class Counted:
         """Nothing is in memory after this."""
         self.vault.commit()
         self.chain.close()
-        names = self.chain.keys
-        self.chain = Chain.open(self.store, KEY, terms=terms_of(_Keys(names.object_key)))
+        self.chain = Chain.open(self.store, KEY, terms=terms_of(self.chain.keys))
         self.vault = Vault(self.chain)
 
     def cost(self, operation: Callable[[], object]) -> dict[str, int]:
@@ -42,11 +41,6 @@ class Counted:
         operation()
         after = [getattr(self.chain.counters, name) for name in NAMES]
         return {name: b - a for name, a, b in zip(NAMES, before, after, strict=True) if a != b}
-
-
-class _Keys:
-    def __init__(self, key: Callable[..., bytes]) -> None:
-        self.object_key = self.group_key = key
 
 
 @pytest.fixture
