@@ -71,6 +71,18 @@ class NameTooLongError(VaultError):
     errno = _errno.ENAMETOOLONG
 
 
+class AccessError(VaultError):
+    """The kind of object does not take such an attribute."""
+
+    errno = _errno.EACCES
+
+
+class NotSupportedError(VaultError):
+    """Nothing of the sort exists for this object, or in this version."""
+
+    errno = _errno.EOPNOTSUPP
+
+
 class TooManyLinksError(VaultError):
     """The link count is at its bound."""
 
@@ -106,6 +118,24 @@ class NoDataError(VaultError):
     """SEEK_DATA or SEEK_HOLE past the end of the file."""
 
     errno = _errno.ENXIO
+
+
+class NotRegularError(VaultError):
+    """Room is allocated for regular files only."""
+
+    errno = _errno.ENODEV
+
+
+class DeadlockError(VaultError):
+    """To wait for this lock would be to wait for oneself."""
+
+    errno = _errno.EDEADLK
+
+
+class NoLocksError(VaultError):
+    """Too many locks are held or waited for."""
+
+    errno = _errno.ENOLCK
 
 
 class QuotaError(VaultError):

@@ -104,6 +104,14 @@ class _Worker:
         return body, flags
 
 
+class _BatchKey(NamedTuple):
+    """What one batch is sealed with: never two."""
+
+    salt: bytes
+    cipher: Cipher
+    slot: KeySlot
+
+
 class Sealer:
     """Seals batches for one device. Used by one thread at a time; large batches are shared with a second one."""
 
@@ -112,6 +120,17 @@ class Sealer:
         self._device = device
         self._workers = _Worker(live), _Worker(live)
         self._helper: ThreadPoolExecutor | None = None
+        self._next: _BatchKey | None = None
+
+    def make_ready(self) -> None:
+        """Make the key of the next batch, where there is time for it."""
+        if self._next is None:
+            self._next = self._new_key()
+
+    def _new_key(self) -> _BatchKey:
+        keys, salt = self._keys, random_bytes(SALT_SIZE)
+        cipher, commitment = keys.batch_cipher(keys.tenant, keys.epoch, salt)
+        return _BatchKey(salt, cipher, KeySlot(keys.tenant, keys.epoch, commitment))
 
     def seal(self, place: BatchPlace, changes: Sequence[Change], versions: Sequence[int], live: SetHash) -> SealedBatch:
         """One batch.
@@ -121,11 +140,9 @@ class Sealer:
         """
         if len(changes) > MAX_EVENTS:
             raise LimitError(f"a batch of {len(changes)} events is larger than the format allows ({MAX_EVENTS})")
-        keys = self._keys
-        salt = random_bytes(SALT_SIZE)
-        cipher, commitment = keys.batch_cipher(keys.tenant, keys.epoch, salt)
-        slot = KeySlot(keys.tenant, keys.epoch, commitment)
-        bound = bound_prefix(keys.chain_id, slot)
+        salt, cipher, slot = self._next or self._new_key()
+        self._next = None
+        bound = bound_prefix(self._keys.chain_id, slot)
         if len(changes) >= _SHARE_FROM and sum(change.lane for change in changes) >= _SHARE_FROM:
             events = self._seal_shared(cipher, salt, bound, changes, versions)
         else:

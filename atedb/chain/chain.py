@@ -210,6 +210,10 @@ class Chain:
         self._flight = Batch(changes, versions, replaced, place)
         return self._flight
 
+    def make_ready(self) -> None:
+        """Do what the next commit can find done: to be called when there is time, and no commit is under way."""
+        self._sealer.make_ready()
+
     def write(self, batch: Batch) -> None:
         """Seal the batch and append it; no barrier. Any thread.
 

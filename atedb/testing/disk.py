@@ -142,14 +142,19 @@ class FaultyDisk(RealDisk):
         return file
 
     def open(self, path: Path, *, writable: bool = False) -> FaultyFile:
-        inode = self._live.get(path)
-        if inode is None:  # there before this disk was
-            inode = self._live[path] = self._stable[path] = _Inode()
-            inode.stable = bytearray(path.read_bytes()) if path.exists() else bytearray()
+        self._adopt(path)
+        inode = self._live.get(path) or _Inode()
         return FaultyFile(self, inode, path, os.O_RDWR if writable else os.O_RDONLY)
+
+    def _adopt(self, path: Path) -> None:
+        """A file that was there before this disk was is stable as it lies."""
+        if path not in self._live and path.exists():
+            inode = self._live[path] = self._stable[path] = _Inode()
+            inode.stable = bytearray(path.read_bytes())
 
     def _rename(self, old: Path, new: Path) -> None:
         cut = self.step("rename")
+        self._adopt(new)
         inode = self._live.pop(old)
         self._live[new] = inode
         self._names.setdefault(new.parent, []).append(("rename", old, new, inode))
@@ -160,6 +165,7 @@ class FaultyDisk(RealDisk):
         if not path.exists():
             return
         cut = self.step("unlink")
+        self._adopt(path)
         self._live.pop(path, None)
         self._names.setdefault(path.parent, []).append(("unlink", path, None, None))
         path.unlink()

@@ -13,7 +13,7 @@ import click
 
 from atedb.errors import AteError, ExitCode, StoreNotFoundError
 from atefs.cli import output, secrets
-from atefs.mount.options import MountOptions
+from atefs.mount.options import DRIVERS, MountOptions
 from atefs.mount.options import parse as parse_options
 
 if TYPE_CHECKING:
@@ -28,13 +28,17 @@ _HOLDERS_SHOWN = 10
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground, and log to the terminal.")
 @click.option("-r", "--read-only", is_flag=True, help="Mount without the right to change anything.")
 @click.option("--allow-other", is_flag=True, help="Let other users in, as far as permissions allow it.")
+@click.option(
+    "--driver", type=click.Choice(DRIVERS), default=DRIVERS[0], show_default=True,
+    help="How the kernel is spoken to: through libfuse, or directly.",
+)  # fmt: skip
 @click.option("--accept-rollback", is_flag=True, help="Accept a store older than what this machine has seen of it.")
 @click.option("-o", "options", multiple=True, metavar="OPTIONS", help="Mount options, as in /etc/fstab.")
 @secrets.secret_options
 @click.pass_context
 def mount(
     ctx: click.Context, mountpoint: Path, url: str | None, *, foreground: bool, read_only: bool, allow_other: bool,
-    accept_rollback: bool, options: tuple[str, ...], secret: secrets.SecretSource,
+    driver: str, accept_rollback: bool, options: tuple[str, ...], secret: secrets.SecretSource,
 ) -> int:  # fmt: skip
     """Mount a vault on the folder MOUNTPOINT.
 
@@ -50,10 +54,13 @@ def mount(
       /srv/vault  /home/me/vault  atefs  passphrase-file=/root/vault.pass,allow_other,nofail  0 0
 
     \b
-    Options after -o: ro, rw, allow_other, nonempty, accept_rollback, passphrase-file=FILE, key-file=FILE,
-    log-file=FILE, nosuid, nodev, noexec, noatime, sync, dirsync; what only mount(8) needs is ignored.
+    Options after -o: ro, rw, allow_other, noacl, nonempty, accept_rollback, passphrase-file=FILE, key-file=FILE,
+    log-file=FILE, nosuid, nodev, noexec, sync, dirsync; what only mount(8) needs is ignored. Access times: relatime
+    (the default), strictatime, noatime, nodiratime.
     """
-    base = MountOptions(read_only=read_only, allow_other=allow_other, accept_rollback=accept_rollback)
+    base = MountOptions(
+        read_only=read_only, allow_other=allow_other, accept_rollback=accept_rollback, driver=driver
+    )
     parsed = parse_options(options, base)
     where = secret.or_else(parsed.passphrase_file, parsed.key_file)
     return mount_vault(mountpoint, url, parsed, where, foreground=foreground, debug=ctx.obj["debug"])
@@ -168,27 +175,37 @@ def unmount_vault(mountpoint: Path, *, lazy: bool = False) -> str:
     pid = int(client.ask(mountpoint, "status")["pid"])
     watch = client.Watch(pid)
     try:
-        _ask_to_unmount(mountpoint, mount_, pid, lazy)
+        safe = _ask_to_unmount(mountpoint, mount_, pid, lazy)
         while not watch.ended(60):
             click.echo(f"The driver (process {pid}) is still closing the vault …", err=True)
     finally:
         watch.close()
+    if not safe:
+        return f"Unmounted {mountpoint}; its driver did not say that all of it is safe on disk: see its log."
     return f"Unmounted {mountpoint}; all of it is safe on disk."
 
 
-def _ask_to_unmount(mountpoint: Path, mount_: Any, pid: int, lazy: bool) -> None:
+def _ask_to_unmount(mountpoint: Path, mount_: Any, pid: int, lazy: bool) -> bool:
+    """Whether the driver said that everything is on stable storage."""
     import signal
 
     from atefs.mount import client, holders
 
     if lazy:
+        try:
+            client.ask(mountpoint, "sync")
+            safe = True
+        except (client.NoDriverError, client.RefusedError) as error:
+            click.echo(f"atefs: {error}", err=True)
+            safe = False
         os.kill(pid, signal.SIGTERM)
-        return
+        return safe
     with _Spinner() as spinner:
         try:
             client.ask(mountpoint, "umount", spinner.show, patience=None)
+            return True
         except client.NoDriverError:
-            return  # it may have ended before it could answer: whoever calls looks
+            return False  # it ended before it could answer
         except client.RefusedError as error:
             if error.exit_code != ExitCode.BUSY:
                 raise

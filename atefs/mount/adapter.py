@@ -13,7 +13,10 @@ class KernelAdapter(Protocol):
     """Made with the vault that it serves; lives from `attach` to `detach`."""
 
     def attach(self, mountpoint: Path, options: frozenset[str]) -> None:
-        """Mount. options: for the kernel (man 8 mount.fuse3). Raises NoFuseError or AteError."""
+        """Mount. options: for the kernel (man 8 mount.fuse3), and `noacl`, which it knows by what was negotiated.
+
+        Raises NoFuseError or AteError.
+        """
 
     async def serve(self) -> None:
         """Answer requests until the kernel has unmounted, or `stop` was called."""

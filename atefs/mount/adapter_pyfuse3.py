@@ -6,8 +6,8 @@ may leave a handler: pyfuse3 ends the mount for anything else.
 What pyfuse3 3.5 cannot carry (fallocate, SEEK_HOLE, copy_file_range, locks between mounts, O_TMPFILE, ioctl) it
 refuses by itself. Permissions are checked by the kernel (default_permissions; see `driver.kernel_options`).
 
-A file handle is (inode number << 1 | open for writing), so that open files cost nothing here; a directory handle is the
-number of a listing.
+A file handle is (inode number << 2 | reads are noted << 1 | open for writing), so that open files cost nothing here; a
+directory handle is the number of a listing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -29,9 +30,11 @@ from atedb.errors import NotResident
 from atefs.errors import ExistsError, NotFoundError, StaleError
 from atefs.mount import errnos
 from atefs.mount.committer import Committer
+from atefs.mount.init_reply import InitReply
 from atefs.mount.loop import RequestLoop
 from atefs.mount.preflight import NoFuseError
 from atefs.mount.reaper import Reaper
+from atefs.vault import acl
 from atefs.vault.inode import Attributes, Caller, DirEntry, Inode
 from atefs.vault.vault import Vault
 
@@ -46,6 +49,8 @@ ATTRIBUTES_MAX = 65_536
 FETCHES_MAX = 3
 WORKERS_IDLE, WORKERS_MAX = 4, 128
 _WRITING = os.O_WRONLY | os.O_RDWR
+_UNNOTICED = os.O_WRONLY | os.O_NOATIME
+"""Flags of open that leave the access time alone."""
 
 
 class PyfuseAdapter(pyfuse3.Operations):
@@ -53,7 +58,6 @@ class PyfuseAdapter(pyfuse3.Operations):
 
     supports_dot_lookup = True
     enable_writeback_cache = True
-    enable_acl = False
 
     def __init__(self, vault: Vault, committer: Committer, reaper: Reaper, loop: RequestLoop) -> None:
         super().__init__()
@@ -65,6 +69,8 @@ class PyfuseAdapter(pyfuse3.Operations):
         self._attributes: dict[int, tuple[int, EntryAttributes]] = {}
         self._listings: dict[int, _Listing] = {}
         self._numbers = itertools.count(1)
+        self._init_reply = InitReply()
+        self._acl = True
         self._nowhere = EntryAttributes()
         self._nowhere.st_ino = 0
         self._nowhere.entry_timeout = TIMEOUT
@@ -72,7 +78,10 @@ class PyfuseAdapter(pyfuse3.Operations):
     # -- the adapter interface
 
     def attach(self, mountpoint: Path, options: frozenset[str]) -> None:
-        wanted = {"fsname=atefs", "subtype=atefs", *options}
+        wanted = {"fsname=atefs", "subtype=atefs", *options} - {"noacl"}
+        self._acl = "noacl" not in options
+        self.enable_acl = self._acl and "default_permissions" in options  # with it, the kernel sets that in any case
+        self._loop.opening = self._init_reply.waits
         pyfuse3.trio = self._loop  # type: ignore[attr-defined]
         try:
             pyfuse3.init(self, os.fspath(mountpoint), wanted)
@@ -81,6 +90,9 @@ class PyfuseAdapter(pyfuse3.Operations):
                 f"the kernel refused to mount {mountpoint} ({error}); the vault is closed and whole; "
                 "see what fuse says: fusermount3 -V; ls -l /dev/fuse"
             ) from None
+
+    def init(self) -> None:
+        self._init_reply.divert()
 
     async def serve(self) -> None:
         await pyfuse3.main(WORKERS_IDLE, WORKERS_MAX)
@@ -226,6 +238,7 @@ class PyfuseAdapter(pyfuse3.Operations):
         self._touch()
 
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        await self._note_access(inode)
         try:
             return self._vault.readlink(inode)
         except Exception as error:
@@ -242,6 +255,18 @@ class PyfuseAdapter(pyfuse3.Operations):
         self._reaper.tell()
 
     # -- attributes
+
+    async def _note_access(self, ino: int) -> bool:
+        """Its access time becomes now, if the rules ask for it. Not worth waiting for: a later request does it."""
+        if self._committer.full:
+            return False
+        try:
+            noted = self._vault.note_access(ino)
+        except Exception as error:
+            noted = await self._again(error, self._vault.note_access, ino)
+        if noted:
+            self._touch()
+        return noted
 
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         try:
@@ -281,9 +306,12 @@ class PyfuseAdapter(pyfuse3.Operations):
             found = await self._again(error, self._vault.getattr, inode)
         return not found.is_file or bool(found.mode & 0o111)
 
-    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
-        if name.startswith(b"system.posix_acl_"):
+    def _check_namespace(self, name: bytes) -> None:
+        if name.startswith(b"system.") and not (self._acl and name in acl.NAMES):
             raise FUSEError(errno.EOPNOTSUPP)
+
+    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        self._check_namespace(name)
         try:
             attributes = self._vault.getattr(inode).xattrs
         except Exception as error:
@@ -294,21 +322,34 @@ class PyfuseAdapter(pyfuse3.Operations):
         return value
 
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
-        if name.startswith(b"system."):
-            raise FUSEError(errno.EOPNOTSUPP)
+        self._check_namespace(name)
+        if name in acl.NAMES:
+            operation = partial(self._set_acl, inode, name, value, ctx)
+        else:
+            operation = partial(self._vault.setxattr, inode, name, value)
         try:
-            self._vault.setxattr(inode, name, value)
+            operation()
         except Exception as error:
-            await self._again(error, self._vault.setxattr, inode, name, value)
+            await self._again(error, operation)
         self._touch()
+
+    def _set_acl(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        """It may change the mode, which the kernel does not expect unless it looks after access control lists."""
+        inode = self._vault.getattr(ino)
+        in_group = not inode.mode & stat.S_ISGID or _is_member(ctx, inode.gid)
+        self._vault.setxattr(ino, name, value, in_group=in_group)
+        if not self.enable_acl:
+            pyfuse3.invalidate_inode(ino, attr_only=True)
 
     async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
         try:
-            return self._vault.listxattr(inode)
+            names = self._vault.listxattr(inode)
         except Exception as error:
-            return await self._again(error, self._vault.listxattr, inode)
+            names = await self._again(error, self._vault.listxattr, inode)
+        return names if self._acl else [name for name in names if name not in acl.NAMES]
 
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._check_namespace(name)
         try:
             self._vault.removexattr(inode, name)
         except Exception as error:
@@ -331,22 +372,35 @@ class PyfuseAdapter(pyfuse3.Operations):
 
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         if flags & os.O_TRUNC:
-            await self._truncate(inode)
+            await self._truncate(inode, ctx)
+        elif not flags & _UNNOTICED and await self._note_access(inode):
+            self._forget_attributes(inode)  # the kernel does so by itself only for reads that it asks for
         return self._opened(inode, flags)
 
-    async def _truncate(self, ino: int) -> None:
-        empty = Attributes(size=0)
+    async def _truncate(self, ino: int, ctx: RequestContext) -> None:
+        """As open does it. Set-id bits fall, of which the kernel, which sends no attributes here, is to be told."""
+        args = (ino, Attributes(size=0), Caller(ctx.uid, ctx.gid))
         try:
-            self._vault.setattr(ino, empty)
+            mode = self._vault.getattr(ino).mode
+            changed = self._vault.setattr(*args)
         except Exception as error:
-            await self._again(error, self._vault.setattr, ino, empty)
+            mode = -1
+            changed = await self._again(error, self._vault.setattr, *args)
         self._touch()
+        if changed.mode != mode:
+            self._forget_attributes(ino)
+
+    def _forget_attributes(self, ino: int) -> None:
+        """Have the kernel ask for them again."""
+        with contextlib.suppress(OSError):  # it has forgotten them already
+            pyfuse3.invalidate_inode(ino, attr_only=True)
 
     def _opened(self, ino: int, flags: int) -> FileInfo:
+        noticed = 2 if self._vault.notes_every_read and not flags & _UNNOTICED else 0
         if flags & _WRITING:
             self._committer.writers += 1
-            return FileInfo(fh=ino << 1 | 1)
-        return FileInfo(fh=ino << 1)
+            return FileInfo(fh=ino << 2 | noticed | 1)
+        return FileInfo(fh=ino << 2 | noticed)
 
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
@@ -359,35 +413,37 @@ class PyfuseAdapter(pyfuse3.Operations):
         except ExistsError as error:
             if flags & os.O_EXCL:
                 raise FUSEError(errnos.answer(error)) from error
-            inode = await self._there_already(parent_inode, name, flags)
+            inode = await self._there_already(parent_inode, name, flags, ctx)
         except Exception as error:
             inode = await self._again(error, self._vault.mknod, *args)
         self._touch()
         return self._opened(inode.ino, flags), self._known(inode)
 
-    async def _there_already(self, parent: int, name: bytes, flags: int) -> Inode:
+    async def _there_already(self, parent: int, name: bytes, flags: int, ctx: RequestContext) -> Inode:
         """The kernel believed that the name was free, and somebody else has taken it since."""
         try:
             inode = self._vault.lookup(parent, name)
         except Exception as error:
             inode = await self._again(error, self._vault.lookup, parent, name)
         if flags & os.O_TRUNC:
-            await self._truncate(inode.ino)
+            await self._truncate(inode.ino, ctx)
         return inode
 
     async def read(self, fh: int, off: int, size: int) -> bytes:
+        if fh & 2:
+            await self._note_access(fh >> 2)
         try:
-            return self._vault.read(fh >> 1, off, size)
+            return self._vault.read(fh >> 2, off, size)
         except Exception as error:
-            return await self._again(error, self._vault.read, fh >> 1, off, size)
+            return await self._again(error, self._vault.read, fh >> 2, off, size)
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         if self._committer.full:
             await self._brake()
         try:
-            count = self._vault.write(fh >> 1, off, buf)
+            count = self._vault.write(fh >> 2, off, buf)
         except Exception as error:
-            count = await self._again(error, self._vault.write, fh >> 1, off, buf)
+            count = await self._again(error, self._vault.write, fh >> 2, off, buf)
         self._touch()
         return count
 
@@ -424,6 +480,7 @@ class PyfuseAdapter(pyfuse3.Operations):
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         listing = self._listings[fh]
         if start_id == 0 or listing.entries is None:
+            await self._note_access(listing.ino)
             try:
                 listing.take(self._vault)
             except Exception as error:
@@ -446,6 +503,16 @@ class PyfuseAdapter(pyfuse3.Operations):
                 return
             if entry.name not in (b".", b".."):
                 self._vault.remember(inode.ino)
+
+
+def _is_member(ctx: RequestContext, gid: int) -> bool:
+    """Whether the caller is root or of the group. One in a PID namespace that we cannot see into is taken not to be."""
+    if ctx.uid == 0 or ctx.gid == gid:
+        return True
+    try:
+        return gid in pyfuse3.get_sup_groups(ctx.pid)
+    except OSError:
+        return False
 
 
 class _Listing:

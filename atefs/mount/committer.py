@@ -13,11 +13,12 @@ from time import perf_counter
 
 import trio
 
+from atedb.chain.batch import Batch
 from atedb.chain.chain import Chain
 from atedb.chain.view import Checkpoint
 from atedb.errors import AteError, NoSpaceError, NotResident
 from atefs.mount import memory
-from atefs.mount.loop import RequestLoop
+from atefs.mount.waiting import Waiting
 from atefs.vault.commit import Frozen
 from atefs.vault.vault import Vault
 
@@ -58,7 +59,7 @@ class Committer:
         self,
         vault: Vault,
         chain: Chain,
-        loop: RequestLoop,
+        loop: Waiting,
         write_back: Callable[[], Awaitable[None]],
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
@@ -73,6 +74,8 @@ class Committer:
         self._round = _Round()
         self._busy = False
         self._flight = 0
+        self._owed: tuple[Batch, Frozen] | None = None
+        self._chore = False
         self._remembered = chain.head
         self._barrier_mean = 0.0
         self._unsynced = 0
@@ -118,11 +121,16 @@ class Committer:
 
     async def sync(self) -> None:
         """Return when everything done before this call is on stable storage. Raises AteError if it is not."""
+        if not self.sync_now():
+            await self._next_round()
+
+    def sync_now(self) -> bool:
+        """As `sync`, where that is quick enough to be done on the spot and nobody else waits. False: use `sync`."""
         together = self._busy or self._round.waiters or self._loop.pending()
         if together or self._vault.dirty_bytes > INLINE_BYTES or not self._barrier_is_quick():
-            await self._next_round()
-        else:
-            self._sync_inline()
+            return False
+        self._sync_inline()
+        return True
 
     async def _next_round(self) -> None:
         round_ = self._round
@@ -134,7 +142,10 @@ class Committer:
             raise round_.error
 
     def _sync_inline(self) -> None:
-        """Commit and barrier on the spot; what takes a thread after all goes the long way at the next call."""
+        """Commit and barrier on the spot; what takes a thread after all goes the long way at the next call.
+
+        Settling is put off until no request is there: until then the vault reads from what is in flight.
+        """
         try:
             frozen = self._freeze_blocking()
             if frozen is not None:
@@ -145,6 +156,20 @@ class Committer:
             self._failed(error)
             raise
         self._succeeded()
+
+    def _settle(self) -> None:
+        """Settle the commit that was put off, if there is one. To be called before anything that needs the chain."""
+        if self._owed is not None:
+            (batch, frozen), self._owed = self._owed, None
+            self._chain.settle(batch)
+            self._vault.settled(frozen)
+
+    def _idle(self) -> None:
+        """What is left to do of a commit when nobody waits."""
+        self._chore = False
+        self._settle()
+        if not self._busy:
+            self._chain.make_ready()
 
     # The task
 
@@ -172,6 +197,7 @@ class Committer:
         """One commit of all that is dirty, its barrier if anybody or the clock asked for one, its checkpoint if due."""
         if timed and self.writers:
             await self._write_back()
+        self._settle()
         self._busy = True
         round_, self._round = self._round, _Round()
         self._hurried = False
@@ -181,6 +207,7 @@ class Committer:
             wanted = round_.waiters or timed or self._chain.checkpoint_due()
             if wanted and self._chain.durable < self._chain.written:
                 await self._barrier_somewhere(hasty=bool(round_.waiters))
+            self._settle()
             if timed:
                 await self._remember()
         except Exception as error:
@@ -208,6 +235,7 @@ class Committer:
         """After `run` was ended: all that is left to stable storage. Raises AteError."""
         while await self._commit():
             pass
+        self._settle()
         if self._chain.durable < self._chain.written:
             await trio.to_thread.run_sync(self._barrier)
 
@@ -231,8 +259,9 @@ class Committer:
             self._chain.abandon(batch)
             self._thaw(frozen)
             raise
-        self._chain.settle(batch)
-        self._settled(frozen, start)
+        self._owed = batch, frozen
+        self._settle()
+        self._written(start)
         return True
 
     def _write_inline(self, frozen: Frozen) -> None:
@@ -244,11 +273,14 @@ class Committer:
             self._chain.abandon(batch)
             self._thaw(frozen)
             raise
-        self._chain.settle(batch)
-        self._settled(frozen, start)
+        self._owed = batch, frozen
+        if not self._chore:
+            self._chore = True
+            self._loop.later(self._idle)
+        self._written(start)
 
-    def _settled(self, frozen: Frozen, start: float) -> None:
-        self._vault.settled(frozen)
+    def _written(self, start: float) -> None:
+        """The commit is in the log."""
         self.bytes += self._flight
         self._unsynced += self._flight
         self._flight = 0
@@ -276,6 +308,7 @@ class Committer:
                 absent.fetch()
 
     def _frozen(self) -> Frozen | None:
+        self._settle()
         before = self._vault.dirty_bytes
         frozen = self._vault.freeze()
         self._flight = before if frozen is not None else 0
@@ -302,6 +335,7 @@ class Committer:
 
     def _begin_checkpoint(self, nursery: trio.Nursery) -> None:
         """To be called between commits and barriers; what takes long goes on beside them."""
+        self._settle()
         try:
             point = self._chain.begin_checkpoint()
         except AteError as error:

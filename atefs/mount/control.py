@@ -22,7 +22,7 @@ from atefs.mount import places
 log = logging.getLogger(__name__)
 
 REQUEST_MAX = 4096
-REQUEST_SECONDS = 5.0
+REQUEST_SECONDS = ANSWER_SECONDS = 5.0
 CONNECTIONS_MAX = 16
 
 Tell = Callable[[dict[str, object]], Awaitable[None]]
@@ -35,11 +35,20 @@ class ControlServer:
     def __init__(self, mountpoint: Path, operations: dict[str, Operation]) -> None:
         self._operations = operations
         self._limit = trio.CapacityLimiter(CONNECTIONS_MAX)
+        self._asked = 0
+        self._answered = trio.Event()
         self._listener, self.path = _listen(places.socket_name(mountpoint))
 
     async def serve(self) -> None:
         """Answer for ever. A connection that goes wrong costs only itself."""
         await trio.serve_listeners(self._answer, [trio.SocketListener(self._listener)])
+
+    async def drain(self) -> None:
+        """Return when every request that is being carried out has got its answer; within ANSWER_SECONDS."""
+        with trio.move_on_after(ANSWER_SECONDS):
+            while self._asked:
+                self._answered = trio.Event()
+                await self._answered.wait()
 
     def close(self) -> None:
         """Take the socket away."""
@@ -55,9 +64,16 @@ class ControlServer:
                     with trio.move_on_after(REQUEST_SECONDS) as patience:
                         request = await _line(stream)
                         patience.deadline = float("inf")
-                        await self._perform(stream, request)
+                        self._asked += 1
+                        try:
+                            await self._perform(stream, request)
+                        finally:
+                            self._asked -= 1
+                            self._answered.set()
             except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
                 log.debug("a control connection was dropped by its peer")
+            except Exception:
+                log.exception("a control request failed")
 
     async def _perform(self, stream: trio.SocketStream, request: bytes) -> None:
         async def tell(message: dict[str, object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -15,17 +16,17 @@ import trio
 
 from atedb.chain.chain import Chain
 from atedb.errors import AteError, ExitCode
-from atefs.mount import kernel, memory, mountinfo
+from atefs.mount import adapters, kernel, memory, mountinfo
 from atefs.mount.adapter import KernelAdapter
-from atefs.mount.adapter_pyfuse3 import PyfuseAdapter
 from atefs.mount.committer import Committer
 from atefs.mount.control import ControlServer, Tell
 from atefs.mount.daemon import Report
-from atefs.mount.loop import RequestLoop
 from atefs.mount.notify import notify
 from atefs.mount.opening import open_chain
 from atefs.mount.options import MountOptions
 from atefs.mount.reaper import Reaper
+from atefs.mount.waiting import Waiting
+from atefs.vault.atime import AtimeRule
 from atefs.vault.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -54,9 +55,10 @@ class Driver:
         self._report = report
         self._started = time.time()
         self._ended = trio.Event()
+        self._failure: AteError | OSError | None = None
         self._chain: Chain
         self._vault: Vault
-        self._loop: RequestLoop
+        self._loop: Waiting
         self._committer: Committer
         self._reaper: Reaper
         self._adapter: KernelAdapter
@@ -75,7 +77,9 @@ class Driver:
         try:
             if plan.options.accept_rollback and not plan.options.read_only:
                 self._chain.remember(self._chain.head)  # or it would have to be accepted until something is written
-            self._vault = Vault(self._chain, read_only=plan.options.read_only)
+            self._vault = Vault(
+                self._chain, kernel.clock, plan.options.read_only, kernel_times=True, atime=plan.options.atime_policy
+            )
             self._chain.nowait = True
             code = trio.run(self._main)
         finally:
@@ -86,26 +90,26 @@ class Driver:
 
     async def _main(self) -> ExitCode:
         plan = self._plan
-        self._loop = RequestLoop()
+        self._loop, adapter = adapters.choose(plan.options.driver)
         self._committer = Committer(self._vault, self._chain, self._loop, self._write_back)
         self._reaper = Reaper(self._vault, self._committer, self._loop)
-        self._adapter = PyfuseAdapter(self._vault, self._committer, self._reaper, self._loop)
+        self._adapter = adapter(self._vault, self._committer, self._reaper)
         control = ControlServer(plan.mountpoint, {"status": self._status, "sync": self._sync, "umount": self._umount})
-        code, failure = ExitCode.FAILED, None
+        code = ExitCode.FAILED
         try:
             async with trio.open_nursery() as outer:
                 outer.start_soon(control.serve)
                 try:
                     code = await self._mounted()
                 except (AteError, OSError) as error:
-                    failure = error
+                    self._failure = error
                 self._ended.set()
-                await trio.sleep(0)
+                await control.drain()
                 outer.cancel_scope.cancel()
         finally:
             control.close()
-        if failure is not None:
-            raise failure
+        if self._failure is not None:
+            raise self._failure
         return code
 
     async def _mounted(self) -> ExitCode:
@@ -199,20 +203,25 @@ class Driver:
 
     async def _sync(self, tell: Tell) -> dict[str, object]:
         """Everything to stable storage, what the kernel caches included."""
-        done = trio.Event()
+        failure: AteError | None = None
 
         async def report() -> None:
-            while not done.is_set():
-                await trio.sleep(PROGRESS_SECONDS)
-                await tell({"phase": "sync", "bytes": self._committer.bytes, "left": self._vault.dirty_bytes})
+            with contextlib.suppress(trio.BrokenResourceError):  # whoever asked has gone: it is done all the same
+                while True:
+                    await trio.sleep(PROGRESS_SECONDS)
+                    await tell({"phase": "sync", "bytes": self._committer.bytes, "left": self._vault.dirty_bytes})
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(report)
-            if not self._plan.options.read_only:
-                await self._write_back()
-                await self._committer.sync()
-            done.set()
+            try:
+                if not self._plan.options.read_only:
+                    await self._write_back()
+                    await self._committer.sync()
+            except AteError as error:  # a nursery would hide it in a group
+                failure = error
             nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
         return {"durable": self._chain.durable}
 
     async def _umount(self, tell: Tell) -> dict[str, object]:
@@ -221,11 +230,13 @@ class Driver:
         await self._loop.in_thread(lambda: kernel.unmount(self._plan.mountpoint))
         await tell({"phase": "close"})
         await self._ended.wait()
+        if self._failure is not None:
+            raise self._failure
         return {"durable": self._chain.durable, "pid": os.getpid()}
 
 
 def kernel_options(options: MountOptions) -> frozenset[str]:
-    """What the kernel is to be told of the options.
+    """What the kernel is to be told of the options, as `KernelAdapter.attach` takes it.
 
     It checks permissions, unless root mounts for itself alone: then nobody else is let in, root passes every check, and
     the kernel would ask for a folder's attributes anew after each change in it to find that out.
@@ -235,6 +246,10 @@ def kernel_options(options: MountOptions) -> frozenset[str]:
         named.add("default_permissions")
     if options.read_only:
         named.add("ro")
+    if not options.acl:
+        named.add("noacl")
+    if options.atime is AtimeRule.NOATIME:
+        named.add("noatime")
     if options.allow_other:
         named.add("allow_other")
     return frozenset(named)

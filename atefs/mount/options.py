@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from atedb.errors import AteError, ExitCode
+from atefs.vault.atime import AtimePolicy, AtimeRule
 
 _IGNORED = frozenset(
     (
@@ -25,20 +26,24 @@ _IGNORED = frozenset(
         "dev",
         "suid",
         "async",
-        "relatime",
-        "strictatime",
         "default_permissions",
     )
 )
 """For mount(8), systemd or the kernel alone; or what a vault does in any case."""
-_KERNEL = frozenset(("nosuid", "nodev", "noexec", "noatime", "nodiratime", "sync", "dirsync"))
+_KERNEL = frozenset(("nosuid", "nodev", "noexec", "sync", "dirsync"))
 """Handed on to the kernel as they are."""
 _SWITCHES = {
     "ro": ("read_only", True),
     "rw": ("read_only", False),
     "allow_other": ("allow_other", True),
+    "acl": ("acl", True),
+    "noacl": ("acl", False),
     "nonempty": ("nonempty", True),
     "accept_rollback": ("accept_rollback", True),
+    "relatime": ("atime", AtimeRule.RELATIME),
+    "strictatime": ("atime", AtimeRule.STRICTATIME),
+    "noatime": ("atime", AtimeRule.NOATIME),
+    "nodiratime": ("diratime", False),
 }
 _PATHS = {
     "passphrase-file": "passphrase_file",
@@ -47,6 +52,8 @@ _PATHS = {
     "key_file": "key_file",
     "log-file": "log_file",
 }
+DRIVERS = ("pyfuse3", "direct")
+"""How the kernel is spoken to; the first is the default."""
 
 
 class OptionError(AteError):
@@ -61,12 +68,21 @@ class MountOptions:
 
     read_only: bool = False
     allow_other: bool = False
+    acl: bool = True
     nonempty: bool = False
     accept_rollback: bool = False
+    atime: AtimeRule = AtimeRule.RELATIME
+    diratime: bool = True
     passphrase_file: Path | None = None
     key_file: Path | None = None
     log_file: Path | None = None
     kernel: frozenset[str] = field(default_factory=frozenset)
+    driver: str = DRIVERS[0]
+
+    @property
+    def atime_policy(self) -> AtimePolicy:
+        """What the vault is to do about access times; without diratime, those of folders are left alone."""
+        return AtimePolicy(self.atime, self.atime if self.diratime else AtimeRule.NOATIME)
 
 
 def parse(texts: Sequence[str], base: MountOptions | None = None, *, sloppy: bool = False) -> MountOptions:
@@ -80,10 +96,12 @@ def parse(texts: Sequence[str], base: MountOptions | None = None, *, sloppy: boo
     for item in (item for text in texts for item in text.split(",") if item):
         name, equals, value = item.partition("=")
         if item in _SWITCHES:
-            attribute, on = _SWITCHES[item]
-            options = replace(options, **{attribute: on})  # type: ignore[arg-type]
+            attribute, chosen = _SWITCHES[item]
+            options = replace(options, **{attribute: chosen})  # type: ignore[arg-type]
         elif equals and name in _PATHS:
             options = replace(options, **{_PATHS[name]: Path(value)})  # type: ignore[arg-type]
+        elif name == "driver" and value in DRIVERS:
+            options = replace(options, driver=value)
         elif item in _KERNEL:
             kernel.add(item)
         elif not sloppy and item not in _IGNORED and not name.startswith(("x-", "X-")) and name != "comment":

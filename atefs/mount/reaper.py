@@ -8,7 +8,7 @@ import trio
 
 from atedb.errors import AteError, NotResident
 from atefs.mount.committer import Committer
-from atefs.mount.loop import RequestLoop
+from atefs.mount.waiting import Waiting
 from atefs.vault.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ PAUSE = 0.05
 class Reaper:
     """Calls `vault.reap` as long as there is something to delete."""
 
-    def __init__(self, vault: Vault, committer: Committer, loop: RequestLoop) -> None:
+    def __init__(self, vault: Vault, committer: Committer, loop: Waiting) -> None:
         self._vault = vault
         self._committer = committer
         self._loop = loop

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from atefs.errors import FileTooBigError, InvalidError, IsDirectoryError
+from atefs.vault import acl, flags
 from atefs.vault.inode import Attributes, Caller, Inode
 from atefs.vault.inodes import Inodes
-from atefs.vault.limits import FILE_MAX, TIME_MAX, TIME_MIN
+from atefs.vault.limits import FILE_MAX, OBJECT_COST, TIME_MAX, TIME_MIN
 from atefs.vault.ownership import without_set_ids
 from atefs.vault.reap import Reaper
 from atefs.vault.space import Space
@@ -18,34 +19,55 @@ class AttributeChanges:
     """setattr, as chmod, chown, truncate and utimensat need it."""
 
     def __init__(
-        self, inodes: Inodes, truncation: Truncation, reaper: Reaper, space: Space, clock: Callable[[], int]
-    ) -> None:
+        self, inodes: Inodes, truncation: Truncation, reaper: Reaper, space: Space, clock: Callable[[], int],
+        *, kernel_times: bool,
+    ) -> None:  # fmt: skip
         self._inodes = inodes
         self._truncation = truncation
         self._reaper = reaper
         self._space = space
         self._clock = clock
+        self._kernel_times = kernel_times
 
     def change(self, ino: int, wanted: Attributes, caller: Caller | None) -> Inode:
-        """Raises IsDirectoryError or InvalidError for a size where there is none, FileTooBigError."""
+        """Raises IsDirectoryError or InvalidError for a size where there is none, FileTooBigError, DamagedError, and
+        NotPermittedError where the inode's flags forbid it.
+
+        A file that is to grow needs room for its inode: NoSpaceError, QuotaError.
+        """
         self._space.check_writable()
         inode = self._inodes.get(ino)
+        if inode.flags & flags.FIXED:
+            _check_flags(inode, wanted)
         if wanted.size is not None:
             _check_size(inode, wanted.size)
+            if wanted.size > inode.size:
+                self._space.check_room(OBJECT_COST)
+        access = acl.held(inode, acl.ACCESS) if wanted.mode is not None and inode.xattrs is not None else None
         self._inodes.ready(inode)
         now = self._clock()
+        if wanted.size is None or not self._kernel_times:
+            inode.ctime = now
         if wanted.size is not None:
+            if not self._kernel_times:
+                inode.mtime = now
             self._truncation.truncate(inode, wanted.size)
-            if inode.layout is not None and inode.layout.doomed:
+            if inode.layout is not None and inode.layout.waits:
                 self._reaper.add(ino)
-            inode.mtime = now
             if caller is not None and caller.uid:
                 inode.mode = without_set_ids(inode.mode)
         _change_owner_and_mode(inode, wanted)
-        inode.ctime = now
+        if access is not None:
+            self._inodes.put_xattrs(inode, {**(inode.xattrs or {}), acl.ACCESS: access.chmod(inode.mode).encode()})
         _change_times(inode, wanted)
         self._inodes.touch(inode)
         return inode
+
+
+def _check_flags(inode: Inode, wanted: Attributes) -> None:
+    """Times may change while a file grows: the kernel hands over those of what it has appended by setattr as well."""
+    if inode.flags & flags.IMMUTABLE or any(field is not None for field in wanted[:4]):
+        raise flags.refusal(inode)
 
 
 def _check_size(inode: Inode, size: int) -> None:

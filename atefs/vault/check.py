@@ -16,10 +16,12 @@ from atedb.chain.chain import Chain
 from atedb.chain.event import Lane
 from atedb.chain.format import TOMBSTONE
 from atedb.errors import DamagedError
-from atefs.vault import codec
+from atefs.vault import acl, codec
 from atefs.vault.inode import Inode
 from atefs.vault.layout import RegionMap
 from atefs.vault.limits import BLOCK, REGION_BLOCKS, ROOT_INO
+from atefs.vault.shared import lenders
+from atefs.vault.shares import Users, summed
 
 Progress = Callable[[int, int], None]
 
@@ -41,9 +43,12 @@ class Kind(Enum):
     ENTRIES = "a directory's count of entries is wrong"
     PARENT = "a directory names the wrong parent"
     LISTING = "a directory's listing does not show what is in it"
+    ACL = "an access control list is not valid"
     ORPHAN = "a deleted inode is not listed for reaping"
     LOST_MAP = "a map of a file's blocks is lost"
     LOST_BLOCK = "content is lost"
+    LOST_SHARED = "content that was shared with another file is lost"
+    USERS = "the users of shared content are counted wrong"
     LEAKED = "an object belongs to nothing"
 
 
@@ -64,13 +69,15 @@ class Problem(NamedTuple):
 
 
 class Node(NamedTuple):
-    """What the survey keeps of an inode."""
+    """What the survey keeps of an inode. content: as `Inode.content`. users: of shared content, None for all others."""
 
     mode: int
     nlink: int
     size: int
     parent: int
     has_layout: bool
+    content: int
+    users: Users | None
 
 
 class Name(NamedTuple):
@@ -84,7 +91,7 @@ class Name(NamedTuple):
 
 
 class Survey:
-    """One look at everything. problems: what was found, after `run`."""
+    """One look at everything. problems: what was found, after `run`. uses: who uses which shared content."""
 
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
@@ -92,8 +99,12 @@ class Survey:
         self.nodes: dict[int, Node] = {}
         self.names: list[Name] = []
         self.superblock: codec.SuperblockRecord | None = None
+        self.uses: dict[int, Users] = {}
+        self._users: dict[int, int] = {}
+        self._orphans: set[int] = set()
         self._maps: set[bytes] = set()
         self._home: dict[int, tuple[int, bytes]] = {}
+        self._unsound: list[int] = []
 
     def run(self, progress: Progress | None = None) -> list[Problem]:
         """All that is wrong, in an order in which it can be mended. Raises StorageError."""
@@ -101,10 +112,19 @@ class Survey:
         self._check_superblock()
         self._check_names()
         self._check_tree()
+        for ino in self._unsound:
+            self._found(Kind.ACL, ino)
         self._check_listings()
         expected = self._check_content()
+        self._check_users()
+        self._name_shared()
         self._check_leaks(expected)
         return self.problems
+
+    @property
+    def top(self) -> int:
+        """The highest number that is in use."""
+        return max([ROOT_INO, *self.nodes, *(node.content for node in self.nodes.values())])
 
     def path(self, ino: int) -> bytes:
         """The path of an inode, as far up as it is known."""
@@ -144,8 +164,14 @@ class Survey:
         kind = body[:1]
         if kind == codec.INODE:
             inode = codec.decode_inode(self._chain, body)
-            has_layout = inode.layout is not None and not inode.layout.empty()
-            self.nodes[inode.ino] = Node(inode.mode, inode.nlink, inode.size, inode.parent, has_layout)
+            layout = inode.layout
+            has_layout = layout is not None and not layout.empty()
+            users = layout.users if layout is not None else None
+            self.nodes[inode.ino] = Node(
+                inode.mode, inode.nlink, inode.size, inode.parent, has_layout, inode.content, users
+            )
+            if inode.xattrs is not None and acl.unsound(inode):
+                self._unsound.append(inode.ino)
         elif kind == codec.ENTRY:
             record = codec.decode_entry(body)
             self.names.append(Name(key, record.parent, record.name, record.ino, record.type))
@@ -162,8 +188,8 @@ class Survey:
     def _check_superblock(self) -> None:
         if self.superblock is None:
             self._found(Kind.NO_SUPERBLOCK)
-        elif self.nodes and max(self.nodes) >= self.superblock.next_ino:
-            self._found(Kind.NEXT_INO, detail=(max(self.nodes), self.superblock.next_ino))
+        elif self.top >= self.superblock.next_ino:
+            self._found(Kind.NEXT_INO, detail=(self.top, self.superblock.next_ino))
         if ROOT_INO not in self.nodes:
             self._found(Kind.NO_ROOT, ROOT_INO)
 
@@ -195,12 +221,15 @@ class Survey:
         links = Counter(name.ino for name in self.names)
         entries = Counter(name.parent for name in self.names)
         folders = Counter(name.parent for name in self.names if self._is_directory(name.ino))
-        orphans = {codec.decode_orphan(v) for v in self._chain.members(codec.orphans_group(self._chain)).values()}
+        rows = self._chain.members(codec.orphans_group(self._chain)).values()
+        self._orphans = {codec.decode_orphan(row) for row in rows}
         rooted = {ROOT_INO}
         for ino, node in self.nodes.items():
             is_dir = stat.S_ISDIR(node.mode)
+            if node.users is not None:
+                continue
             if node.nlink == 0 and not links[ino]:
-                if ino not in orphans:
+                if ino not in self._orphans:
                     self._found(Kind.ORPHAN, ino)
                 continue
             if not links[ino] and ino != ROOT_INO:
@@ -251,16 +280,44 @@ class Survey:
     def _check_file(self, inode: Inode) -> tuple[int, int]:
         assert inode.layout is not None
         maps = blocks = 0
+        lent = [(base.number, base.origin, base.length) for base in inode.layout.bases + inode.layout.cut]
         for region, region_map in regions(self._chain, inode, self._lost_map):
             maps += region > 0
-            for index, block in region_map.blocks():
-                number = region * REGION_BLOCKS + index
-                for slot in block.slots():
-                    blocks += 1
-                    if not self._chain.exists(codec.block_key(self._chain, inode.ino, number, slot)):
-                        blocks -= 1
-                        self._found(Kind.LOST_BLOCK, inode.ino, detail=(number * BLOCK, BLOCK, slot))
+            lent += [(number, lender, 1) for number, lender in lenders(region_map)]
+            for number, slot in own_objects(region, region_map):
+                blocks += 1
+                if not self._chain.exists(codec.block_key(self._chain, inode.content, number, slot)):
+                    blocks -= 1
+                    self._found(Kind.LOST_BLOCK, inode.ino, detail=(number * BLOCK, BLOCK, slot))
+        self._check_lent(inode, lent)
         return maps, blocks
+
+    def _check_lent(self, inode: Inode, lent: list[tuple[int, int, int]]) -> None:
+        """Count the regions of shared content that an inode uses, and see that what waits in it is listed."""
+        for number in {number for number, _, _ in lent}:
+            node = self.nodes.get(number)
+            if node is None or node.users is None:
+                self._found(Kind.LOST_SHARED, inode.ino, detail=(number,))
+            else:
+                runs = [(first, first + length, 1) for other, first, length in lent if other == number]
+                self.uses[number] = summed([*self.uses.get(number, []), *runs])
+                if inode.ino in self._home:
+                    self._users[number] = inode.ino
+        terms = codec.inode_change(self._chain, inode, codec.orphans_group(self._chain)).terms
+        if inode.nlink and inode.ino not in self._orphans and any(term.value is not None for term in terms):
+            self._found(Kind.ORPHAN, inode.ino)
+
+    def _check_users(self) -> None:
+        for number, node in self.nodes.items():
+            if node.users is not None and node.users != self.uses.get(number, []):
+                self._found(Kind.USERS, number)
+
+    def _name_shared(self) -> None:
+        """What is wrong with shared content is wrong with files: each such problem names one of them."""
+        for at, problem in enumerate(self.problems):
+            user = self._users.get(problem.ino, 0)
+            if not problem.path and user in self._home:
+                self.problems[at] = problem._replace(path=self.path(user))
 
     def _lost_map(self, ino: int, region: int) -> None:
         self._found(Kind.LOST_MAP, ino, detail=(region * REGION_BLOCKS * BLOCK, REGION_BLOCKS * BLOCK))
@@ -282,10 +339,17 @@ class Survey:
             if body is None:
                 continue
             for region, region_map in regions(self._chain, codec.decode_inode(self._chain, body), lambda *_: None):
-                yield codec.map_key(self._chain, ino, region)
-                for index, block in region_map.blocks():
-                    for slot in block.slots():
-                        yield codec.block_key(self._chain, ino, region * REGION_BLOCKS + index, slot)
+                yield codec.map_key(self._chain, node.content, region)
+                for number, slot in own_objects(region, region_map):
+                    yield codec.block_key(self._chain, node.content, number, slot)
+
+
+def own_objects(region: int, region_map: RegionMap) -> Iterator[tuple[int, int]]:
+    """Block number and slot of each object that a map lists, what it has of shared content apart."""
+    for index, block in region_map.blocks():
+        if index not in region_map.foreign:
+            for slot in block.slots():
+                yield region * REGION_BLOCKS + index, slot
 
 
 def regions(chain: Chain, inode: Inode, lost: Callable[[int, int], None]) -> Iterator[tuple[int, RegionMap]]:
@@ -299,7 +363,7 @@ def regions(chain: Chain, inode: Inode, lost: Callable[[int, int], None]) -> Ite
         for region in range(start, end):
             if region == 0:
                 continue
-            body = chain.load(codec.map_key(chain, inode.ino, region))
+            body = chain.load(codec.map_key(chain, inode.content, region))
             if body is None:
                 lost(inode.ino, region)
             else:

@@ -14,7 +14,8 @@ from atedb.chain.event import Change, Lane, Term, TermsOf
 from atedb.errors import DamagedError
 from atefs.vault.inode import DirEntry, Inode
 from atefs.vault.layout import BlockMap, Layout, RegionMap
-from atefs.vault.limits import BLOCK, COMPRESS_MIN, ROOT_INO
+from atefs.vault.limits import BLOCK, COMPRESS_MIN, REGION_BLOCKS, ROOT_INO
+from atefs.vault.shares import Base, Users, unused
 
 SUPERBLOCK, INODE, ENTRY, MAP, CONTENT = b"S", b"I", b"E", b"M", b"B"
 DIRECTORY, ORPHANS = b"D", b"O"
@@ -45,18 +46,26 @@ class SuperblockRecord(msgspec.Struct, array_like=True, gc=False):
 
 
 class MapRecord(msgspec.Struct, array_like=True, gc=False):
-    """full: bitmap of complete blocks. partial: (index, (base, pages, patches as (offset, length, slot)))."""
+    """full: bitmap of complete blocks. partial: (index, (base, pages, patches as (offset, length, slot))).
+
+    foreign: runs of blocks of shared content: (first index, count, its inode number, first block there).
+    """
 
     full: int
     partial: list[tuple[int, BlockMap]]
+    foreign: list[tuple[int, int, int, int]] = []
 
 
 class LayoutRecord(msgspec.Struct, array_like=True, gc=False):
-    """As `layout.Layout`."""
+    """As `layout.Layout`. content: as `Inode.content`, 0 for the inode's own number."""
 
     first: MapRecord
     ranges: list[tuple[int, int]]
     doomed: list[tuple[int, int]] | None
+    content: int = 0
+    bases: list[Base] = []
+    cut: list[Base] = []
+    users: Users | None = None
 
 
 class InodeRecord(msgspec.Struct, array_like=True, gc=False):
@@ -153,14 +162,13 @@ def decode_superblock(body: bytes) -> SuperblockRecord:
 
 def inode_change(keys: Keys, inode: Inode, orphans: bytes) -> Change:
     """The inode as it is now. orphans: the group of those that wait to be reaped."""
-    layout = inode.layout
     data = inode.data if inode.inline else None
     record = InodeRecord(
         inode.ino, inode.mode, inode.uid, inode.gid, inode.nlink, inode.size, inode.blocks,
         inode.atime, inode.mtime, inode.ctime, inode.btime, inode.rdev, inode.flags, inode.generation,
-        inode.parent, inode.xattrs, data, None if layout is None else _layout_record(layout),
+        inode.parent, inode.xattrs, data, _layout_record(inode),
     )  # fmt: skip
-    terms = _orphan_terms(orphans, inode.key, inode.ino, inode.nlink, layout.doomed if layout else None)
+    terms = _orphan_terms(orphans, inode.key, inode.ino, inode.nlink, record.layout)
     compress = data is not None and len(data) > COMPRESS_MIN
     return Change(inode.key, Lane.META, INODE + _encode(record), False, compress, terms)
 
@@ -169,15 +177,18 @@ def decode_inode(keys: Keys, body: bytes, key: bytes = b"") -> Inode:
     """key: the object key, where the caller has it at hand."""
     record = _decode_inode(_payload(body, INODE, "an inode"))
     layout = None if record.data is not None else Layout()
-    if record.layout is not None:
-        stored = record.layout
+    content = record.ino
+    stored = record.layout
+    if stored is not None:
+        content = stored.content or content
         layout = Layout(_region_map(stored.first), stored.ranges, stored.doomed)
+        layout.bases, layout.cut, layout.users = stored.bases, stored.cut, stored.users
     return Inode(
         record.ino, record.mode, record.uid, record.gid, record.nlink, record.size, record.blocks,
         record.atime, record.mtime, record.ctime, record.btime, record.rdev, record.flags, record.generation,
         record.parent, record.xattrs, inline=record.data is not None, data=record.data, layout=layout, stored=True,
-        listed=record.nlink == 0 or (layout is not None and layout.doomed is not None),
-        key=key or inode_key(keys, record.ino),
+        listed=record.nlink == 0 or (stored is not None and (stored.doomed is not None or stored.users is not None)),
+        key=key or inode_key(keys, record.ino), content=content,
     )  # fmt: skip
 
 
@@ -189,15 +200,27 @@ def inode_tombstone(keys: Keys, ino: int, listed: bool) -> Change:
     return Change(key, Lane.META, INODE + _encode(ino), True, False, (Term(orphans_group(keys), key, None),))
 
 
-def _orphan_terms(group: bytes, key: bytes, ino: int, nlink: int, doomed: object) -> tuple[Term, ...]:
-    """An inode waits to be reaped while it has no name, or has content that is no longer its own.
+def _orphan_terms(group: bytes, key: bytes, ino: int, nlink: int, layout: LayoutRecord | None) -> tuple[Term, ...]:
+    """An inode waits to be reaped while it has no name, or has content that is no longer its own or that nobody uses.
 
     `doomed` stays an empty list for good once it was not: what is to happen to the set must follow from this body
     alone, whichever earlier bodies of the inode were coalesced away.
     """
-    if nlink == 0 or doomed:
+    if nlink == 0 or (layout is not None and waits(layout)):
         return (Term(group, key, _encode(ino)),)
-    return (Term(group, key, None),) if doomed is not None else ()
+    if layout is None or (layout.doomed is None and layout.users is None):
+        return ()
+    return (Term(group, key, None),)
+
+
+def waits(layout: LayoutRecord) -> bool:
+    """Is there something in it for the reaper, whether or not the file has a name?"""
+    if layout.doomed or layout.cut:
+        return True
+    if layout.users is None:
+        return False
+    first = [(0, 1)] if layout.first.full or layout.first.partial else []
+    return not layout.users or bool(unused([*first, *layout.ranges], layout.users))
 
 
 def decode_orphan(value: bytes) -> int:
@@ -236,17 +259,40 @@ def decode_map(body: bytes) -> RegionMap:
 
 
 def _map_record(region_map: RegionMap) -> MapRecord:
-    return MapRecord(region_map.full, list(region_map.partial.items()))
+    foreign = _runs(region_map.foreign) if region_map.foreign else []
+    return MapRecord(region_map.full, list(region_map.partial.items()), foreign)
+
+
+def _runs(foreign: dict[int, tuple[int, int]]) -> list[tuple[int, int, int, int]]:
+    runs: list[tuple[int, int, int, int]] = []
+    for index, (number, block) in sorted(foreign.items()):
+        if runs:
+            first, count, same, start = runs[-1]
+            if (first + count, same, start + count) == (index, number, block):
+                runs[-1] = (first, count + 1, number, start)
+                continue
+        runs.append((index, 1, number, block))
+    return runs
 
 
 def _region_map(record: MapRecord) -> RegionMap:
-    return RegionMap(record.full, dict(record.partial), True)
+    found = RegionMap(record.full, dict(record.partial), True)
+    for first, count, number, block in record.foreign:
+        for step in range(min(count, REGION_BLOCKS)):
+            found.foreign[first + step] = (number, block + step)
+    return found
 
 
-def _layout_record(layout: Layout) -> LayoutRecord | None:
-    if layout.first.empty() and not layout.ranges and layout.doomed is None:
+def _layout_record(inode: Inode) -> LayoutRecord | None:
+    layout = inode.layout
+    content = inode.content if inode.content != inode.ino else 0
+    if layout is None:
+        return LayoutRecord(MapRecord(0, []), [], None, content) if content else None
+    if not content and layout.empty():
         return None
-    return LayoutRecord(_map_record(layout.first), layout.ranges, layout.doomed)
+    return LayoutRecord(
+        _map_record(layout.first), layout.ranges, layout.doomed, content, layout.bases, layout.cut, layout.users
+    )
 
 
 # What the view derives
@@ -269,8 +315,7 @@ def terms_of(keys: Keys) -> TermsOf:
             return (Term(orphans, inode_key(keys, _decode_ino(memoryview(body)[1:])), None),)
         if kind == INODE:
             inode = _decode_inode(memoryview(body)[1:])
-            doomed = inode.layout.doomed if inode.layout else None
-            return _orphan_terms(orphans, inode_key(keys, inode.ino), inode.ino, inode.nlink, doomed)
+            return _orphan_terms(orphans, inode_key(keys, inode.ino), inode.ino, inode.nlink, inode.layout)
         return ()
 
     return terms

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from atefs.vault.limits import BLOCK, PATCHES_MAX
+from atefs.vault.limits import BLOCK, PATCHES_MAX, PIECE_COST
 
 Extent = tuple[int, int, memoryview]
 """Start and end within the block, and the bytes between."""
@@ -37,7 +37,10 @@ class DirtyBlock:
     @property
     def weight(self) -> int:
         """Bytes held in memory and to be written, at most."""
-        return self.bytes + len(self.base) if self.base else self.bytes
+        if self.base is None:
+            return self.bytes + PIECE_COST * len(self.extents)
+        whole = self.bytes + len(self.base)
+        return whole + PIECE_COST if whole else 0
 
     def write(self, start: int, view: memoryview) -> None:
         """Lay `view` over the block at `start`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from atefs.errors import InvalidError, NoDataError
+from atefs.errors import NoDataError
 from atefs.vault.inode import Inode
 from atefs.vault.inodes import Inodes
 from atefs.vault.layout import sectors
@@ -54,18 +54,17 @@ class Holes:
             return end if start == offset else offset
         return offset
 
-    def punch(self, inode: Inode, offset: int, length: int, now: int) -> None:
-        """Make `length` bytes from `offset` read as zeros, and free the blocks that lie wholly inside."""
-        if offset < 0 or length <= 0:
-            raise InvalidError("A hole begins in the file and has a length.")
+    def punch(self, inode: Inode, offset: int, length: int) -> None:
+        """Make `length` bytes from `offset` read as zeros, and free the blocks that lie wholly inside.
+
+        Touching the inode is left to the caller.
+        """
         end = min(offset + length, inode.size)
         if offset < end:
             if inode.inline:
                 self._punch_inline(inode, offset, end)
             else:
                 self._punch_blocks(inode, offset, end)
-        inode.mtime = inode.ctime = now
-        self._inodes.touch(inode)
 
     def _punch_inline(self, inode: Inode, offset: int, end: int) -> None:
         data = self._inodes.content(inode)
@@ -102,9 +101,8 @@ class Holes:
             return
         layout = inode.layout
         assert layout is not None
-        for start, end in [(0, 1), *layout.ranges]:
-            for region in range(max(start, offset // _REGION), end):
-                yield from self._region_pieces(inode, region, offset)
+        for region in layout.regions(offset // _REGION):
+            yield from self._region_pieces(inode, region, offset)
 
     def _region_pieces(self, inode: Inode, region: int, offset: int) -> Iterator[Run]:
         found = self._maps.get(inode, region)

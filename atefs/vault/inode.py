@@ -46,6 +46,10 @@ class Inode(msgspec.Struct, eq=False, gc=False):
     listed: bool = False
     """The chain may have it in the set of inodes that wait to be reaped."""
     key: bytes = b""
+    content: int = 0
+    """The number by which its blocks and maps are named: its own, until they became shared content (0: no file)."""
+    counted: int = 0
+    """What `Space.dirty` counts of it while it is dirty, content in blocks apart."""
 
     @property
     def is_dir(self) -> bool:

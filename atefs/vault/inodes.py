@@ -10,6 +10,7 @@ from atefs.errors import StaleError
 from atefs.vault.blockcache import BlockCache
 from atefs.vault.codec import decode_inode, inode_key, inode_tombstone
 from atefs.vault.inode import Inode
+from atefs.vault.layout import Layout
 from atefs.vault.limits import OBJECT_COST
 from atefs.vault.objects import Objects
 from atefs.vault.space import Space
@@ -74,7 +75,7 @@ class Inodes:
         if not inode.dirty:
             inode.dirty = True
             self.dirty[inode.ino] = self._table[inode.ino] = inode
-            self._space.dirty += OBJECT_COST + (len(inode.data) if inode.data else 0)
+            self._count(inode, _weight(inode))
 
     def put_content(self, inode: Inode, data: bytes) -> None:
         """Make `data` the inline content, and the inode dirty."""
@@ -82,26 +83,43 @@ class Inodes:
         inode.data = data
         inode.inline = True
         if inode.dirty:
-            self._space.dirty += len(data) - (len(old) if old else 0)
+            self._count(inode, len(data) - (len(old) if old else 0))
+        self.touch(inode)
+
+    def put_xattrs(self, inode: Inode, held: dict[bytes, bytes]) -> None:
+        """Make `held` the extended attributes, and the inode dirty."""
+        if inode.dirty:
+            self._count(inode, _length(held) - _length(inode.xattrs))
+        inode.xattrs = held or None
         self.touch(inode)
 
     def take_content(self, inode: Inode) -> None:
         """Its content is no longer inline."""
         if inode.dirty and inode.data:
-            self._space.dirty -= len(inode.data)
+            self._count(inode, -len(inode.data))
         inode.data = None
         inode.inline = False
 
     def add(self, inode: Inode) -> None:
         """A new inode."""
         inode.key = inode_key(self._objects.log, inode.ino)
+        inode.content = inode.content or inode.ino
         self._insert(inode)
         self.touch(inode)
 
+    def named(self, inode: Inode) -> None:
+        """It gets its first name, and does not wait to be reaped any more. That must follow from its body alone, which
+        says so by a list of doomed regions that is there and empty (`codec.inode_change`).
+        """
+        if inode.listed:
+            inode.layout = inode.layout if inode.layout is not None else Layout()
+            inode.layout.doomed = inode.layout.doomed or []
+        self.nameless.discard(inode.ino)
+
     def remove(self, inode: Inode) -> None:
         """It is deleted for good, its content as well. Nothing is written for one that never was in the chain."""
-        if self.dirty.pop(inode.ino, None) is not None:
-            self._space.dirty -= OBJECT_COST + (len(inode.data) if inode.data else 0)
+        self.dirty.pop(inode.ino, None)
+        self._count(inode, -inode.counted)
         inode.dirty = False
         self._content.drop(inode.ino)
         self._table.pop(inode.ino, None)
@@ -111,6 +129,7 @@ class Inodes:
     def clean(self, inode: Inode, listed: bool) -> None:
         """It was just encoded for a commit. listed: with a row in the set of orphans."""
         inode.dirty = False
+        inode.counted = 0
         inode.stored = True
         inode.listed |= listed
         if inode.data:
@@ -127,6 +146,10 @@ class Inodes:
         changes = [inode_tombstone(self._objects.log, ino, listed) for ino, listed in self.gone.items()]
         self.gone = {}
         return changes
+
+    def _count(self, inode: Inode, more: int) -> None:
+        inode.counted += more
+        self._space.dirty += more
 
     def _load(self, ino: int) -> Inode:
         key = inode_key(self._objects.log, ino)
@@ -151,3 +174,17 @@ class Inodes:
             ino, oldest = table.popitem(last=False)
             if oldest.dirty or oldest is inode:
                 table[ino] = oldest
+
+
+def _weight(inode: Inode) -> int:
+    """Bytes that it takes in the log, about, and not less."""
+    weight = OBJECT_COST + (len(inode.data) if inode.data else 0)
+    if inode.xattrs is not None:
+        weight += _length(inode.xattrs)
+    if inode.layout is not None:
+        weight += inode.layout.weight
+    return weight
+
+
+def _length(xattrs: dict[bytes, bytes] | None) -> int:
+    return sum(len(name) + len(value) for name, value in xattrs.items()) if xattrs else 0

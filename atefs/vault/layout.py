@@ -7,6 +7,7 @@ anywhere: the cost of every operation follows what was written, never a file's l
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import NamedTuple
 
 import msgspec
@@ -14,6 +15,7 @@ import msgspec
 from atefs.vault.extents import DirtyBlock
 from atefs.vault.limits import BLOCK, PAGE, REGION_BLOCKS
 from atefs.vault.ranges import Ranges
+from atefs.vault.shares import Base, Users
 
 
 class Patch(NamedTuple):
@@ -78,6 +80,9 @@ class BlockMap(NamedTuple):
 
 
 FULL = BlockMap(BLOCK)
+_PATCHES = itemgetter(BlockMap._fields.index("patches"))
+_LINE = 16
+"""Bytes that a block or a patch takes in a map, at most."""
 
 
 def sectors(end: int) -> int:
@@ -89,12 +94,14 @@ class RegionMap(msgspec.Struct, eq=False, gc=False):
     """The blocks of one region, by their index in it.
 
     full: bit i set: block i is complete and unpatched. partial: all others that exist. stored: the chain has this
-    map, or will once the commit in flight has settled (region 0's is in the inode).
+    map, or will once the commit in flight has settled (region 0's is in the inode). foreign: those of both that are
+    blocks of shared content, each as (its inode number, block there); they count as if they were one object.
     """
 
     full: int = 0
     partial: dict[int, BlockMap] = {}
     stored: bool = False
+    foreign: dict[int, tuple[int, int]] = {}
 
     def get(self, index: int) -> BlockMap | None:
         if self.full >> index & 1:
@@ -116,9 +123,15 @@ class RegionMap(msgspec.Struct, eq=False, gc=False):
             self.full &= ~(1 << index)
             self.partial[index] = block
 
+    def lend(self, index: int, origin: tuple[int, int], end: int) -> None:
+        """The block is one of shared content from now on, of which the first `end` bytes count."""
+        self.put(index, BlockMap(end))
+        self.foreign[index] = origin
+
     def drop(self, index: int) -> None:
         self.full &= ~(1 << index)
         self.partial.pop(index, None)
+        self.foreign.pop(index, None)
 
     def empty(self) -> bool:
         return not self.full and not self.partial
@@ -127,6 +140,12 @@ class RegionMap(msgspec.Struct, eq=False, gc=False):
         """All that exist, in order."""
         found = [(index, FULL) for index in range(REGION_BLOCKS) if self.full >> index & 1]
         return sorted(found + list(self.partial.items()))
+
+    @property
+    def weight(self) -> int:
+        """Bytes that it takes in the log, about, and not less."""
+        patches = sum(map(len, map(_PATCHES, self.partial.values())))
+        return _LINE * (len(self.partial) + patches + len(self.foreign))
 
     def sectors(self) -> int:
         return self.full.bit_count() * sectors(BLOCK) + sum(sectors(block.end) for block in self.partial.values())
@@ -138,6 +157,9 @@ class Layout(msgspec.Struct, eq=False, gc=False):
     first: the map of region 0. ranges: the other regions that have a map. doomed: regions whose objects are no
     longer content and wait to be deleted; None: there never were any. dirty_maps: maps (not region 0's) that differ
     from the chain. dirty: blocks written since the last freeze, by block number.
+
+    bases: regions without a map that are those of shared content, in order; region 0 may be one. cut: former ones that
+    are no longer content and wait to be given back. users: of shared content only: who uses its regions.
     """
 
     first: RegionMap = msgspec.field(default_factory=RegionMap)
@@ -145,7 +167,40 @@ class Layout(msgspec.Struct, eq=False, gc=False):
     doomed: Ranges | None = None
     dirty_maps: dict[int, RegionMap] = {}
     dirty: dict[int, DirtyBlock] = {}
+    bases: list[Base] = []
+    cut: list[Base] = []
+    users: Users | None = None
 
     def empty(self) -> bool:
         """Nothing in it and nothing left to delete."""
-        return self.first.empty() and not self.ranges and self.doomed is None and not self.dirty
+        own = not self.first.empty() or self.ranges or self.doomed is not None or self.dirty
+        return not own and not self.bases and not self.cut and self.users is None
+
+    @property
+    def waits(self) -> bool:
+        """Is anything left for the reaper that is no longer content?"""
+        return bool(self.doomed or self.cut)
+
+    @property
+    def weight(self) -> int:
+        """Bytes that it takes in an inode, about, and not less."""
+        return self.first.weight + _LINE * (len(self.bases) + len(self.cut) + len(self.users or ()))
+
+    def own(self) -> Ranges:
+        """The regions that have a map or dirty blocks, region 0 among them."""
+        first = not self.first.empty() or any(block < REGION_BLOCKS for block in self.dirty)
+        return [(0, 1), *self.ranges] if first else list(self.ranges)
+
+    def regions(self, first: int = 0, last: int = 2**64) -> Iterator[int]:
+        """All from `first` up to `last` in which there may be content, in order; region 0 is one."""
+        runs = [(0, 1), *self.ranges]
+        if self.bases:
+            runs = sorted([*runs, *((max(1, base.first), base.end) for base in self.bases)])
+        for start, end in runs:
+            yield from range(max(start, first), min(end, last))
+
+    def borrows(self) -> bool:
+        """Is any of it shared content, or waits to be given back to it?"""
+        if self.bases or self.cut or self.first.foreign:
+            return True
+        return any(found.foreign for found in self.dirty_maps.values())

@@ -32,6 +32,8 @@ INO_RANGE = 65_536
 """Inode numbers reserved by one superblock event."""
 OBJECT_COST = 512
 """Bytes that a small object is taken to need on disk, seal, framing and index row included."""
+PIECE_COST = 112
+"""Bytes that a piece of content takes on disk besides itself: seal, framing, and its line in a map."""
 TIME_MIN, TIME_MAX = -(2**63), 2**63 - 1
 
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 from atedb.chain.chain import Chain
 from atedb.chain.event import Change, Lane, Term
-from atefs.vault import codec
-from atefs.vault.check import Kind, Problem, Survey
+from atefs.vault import acl, codec
+from atefs.vault.check import Kind, Problem, Survey, regions
 from atefs.vault.inode import Inode
 from atefs.vault.layout import RegionMap
 from atefs.vault.limits import BLOCK, REGION_BLOCKS, ROOT_INO
@@ -76,9 +76,12 @@ class _Mender:
             Kind.ENTRIES: self._entries,
             Kind.PARENT: self._parent,
             Kind.LISTING: self._listing,
+            Kind.ACL: self._acl,
             Kind.ORPHAN: self._write_again,
             Kind.LOST_MAP: self._lost_map,
             Kind.LOST_BLOCK: self._lost_block,
+            Kind.LOST_SHARED: self._lost_shared,
+            Kind.USERS: self._users,
         }
         rescued = {p.ino for p in problems if p.kind in (Kind.NAMELESS, Kind.CYCLE)}
         for problem in problems:
@@ -116,9 +119,17 @@ class _Mender:
         """The terms that follow from the inode are put right by that."""
         self._touch(problem.ino)
 
+    def _acl(self, problem: Problem) -> None:
+        """Without the list, the mode decides alone. Its group bits were the mask, which the group may not have had."""
+        inode = self._touch(problem.ino)
+        gone = acl.unsound(inode)
+        if acl.ACCESS in gone:
+            inode.mode &= ~stat.S_IRWXG
+        inode.xattrs = {name: value for name, value in (inode.xattrs or {}).items() if name not in gone} or None
+
     def _superblock(self, _problem: Problem) -> None:
         old = self._survey.superblock
-        next_ino = max([ROOT_INO, *self._survey.nodes]) + 1
+        next_ino = self._survey.top + 1
         created, quota = (old.created, old.quota) if old else (self._now, 0)
         change = codec.superblock_change(self._chain, created, next_ino, quota)
         self._changes[change.key] = change
@@ -181,7 +192,7 @@ class _Mender:
                 return self._touch(name.ino)
         if not self._found:
             now, root = self._now, self._root_inode()
-            self._found = max([ROOT_INO, *self._survey.nodes]) + 1
+            self._found = self._survey.top + 1
             self._inodes[self._found] = Inode(
                 self._found, stat.S_IFDIR | 0o700, root.uid, root.gid, 2, 0, 0, now, now, now, now,
                 parent=ROOT_INO, key=codec.inode_key(self._chain, self._found),
@@ -234,13 +245,37 @@ class _Mender:
         else:
             region_map.drop(index)
         if region:
-            change = codec.map_change(self._chain, inode.ino, region, region_map)
-            self._changes[change.key] = change
+            self._put_map(inode, region, region_map)
+
+    def _lost_shared(self, problem: Problem) -> None:
+        """What the file had of it becomes holes."""
+        inode = self._touch(problem.ino)
+        layout, lost = inode.layout, problem.detail[0]
+        assert layout is not None
+        layout.bases = [base for base in layout.bases if base.number != lost]
+        layout.cut = [base for base in layout.cut if base.number != lost]
+        for region, _ in regions(self._chain, inode, lambda *_: None):
+            region_map = self._map(inode, region)
+            gone = [index for index, (number, _) in region_map.foreign.items() if number == lost] if region_map else []
+            if region_map is not None and gone:
+                for index in gone:
+                    region_map.drop(index)
+                if region:
+                    self._put_map(inode, region, region_map)
+
+    def _users(self, problem: Problem) -> None:
+        layout = self._touch(problem.ino).layout
+        assert layout is not None
+        layout.users = self._survey.uses.get(problem.ino, [])
+
+    def _put_map(self, inode: Inode, region: int, region_map: RegionMap) -> None:
+        change = codec.map_change(self._chain, inode.content, region, region_map)
+        self._changes[change.key] = change
 
     def _map(self, inode: Inode, region: int) -> RegionMap | None:
         if region == 0:
             return inode.layout.first if inode.layout is not None else None
-        key = codec.map_key(self._chain, inode.ino, region)
+        key = codec.map_key(self._chain, inode.content, region)
         pending = self._changes.get(key)
         body = bytes(pending.body) if pending and isinstance(pending.body, bytes) else self._chain.load(key)
         return None if body is None else codec.decode_map(body)

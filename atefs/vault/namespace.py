@@ -20,11 +20,12 @@ from atefs.errors import (
 )
 from atefs.vault import limits
 from atefs.vault.directory import Directories, Entry, check_name
+from atefs.vault.flags import FIXED, IMMUTABLE, INHERITED, refusal
 from atefs.vault.inode import Caller, DirEntry, Inode
 from atefs.vault.inodes import Inodes
 from atefs.vault.layout import sectors
 from atefs.vault.limits import OBJECT_COST, SYMLINK_MAX
-from atefs.vault.ownership import owner_and_mode
+from atefs.vault.ownership import heritage
 from atefs.vault.reap import Reaper
 from atefs.vault.space import Space
 from atefs.vault.superblock import Superblock
@@ -74,17 +75,33 @@ class Namespace:
             raise TooManyLinksError(f"A directory can have {limits.LINK_MAX} links.")
         self._space.check_room(3 * OBJECT_COST + len(target))
         now = self._clock()
-        uid, gid, mode = owner_and_mode(directory, mode, caller)
-        nlink, inside = (2, parent) if is_dir else (1, 0)
-        inode = Inode(
-            self._superblock.allocate(), mode, uid, gid, nlink, len(target), sectors(len(target)),
-            now, now, now, now, rdev, 0, 0, inside, data=target,
-        )  # fmt: skip
-        self._inodes.add(inode)
+        inode = self._add(directory, mode, caller, now, rdev=rdev, target=target)
         self._directories.put(parent, name, inode, 0)
         directory.size += 1
         directory.nlink += is_dir
         self.stamp_directory(directory, now)
+        return inode
+
+    def tmpfile(self, parent: int, mode: int, caller: Caller) -> Inode:
+        """A regular file without a name, made as if in `parent`."""
+        directory = self.directory_for_change(parent)
+        self._space.check_room(2 * OBJECT_COST)
+        inode = self._add(directory, stat.S_IFREG | mode & 0o7777, caller, self._clock())
+        inode.nlink = 0
+        self._inodes.nameless.add(inode.ino)
+        return inode
+
+    def _add(
+        self, directory: Inode, mode: int, caller: Caller, now: int, *, rdev: int = 0, target: bytes = b"",
+    ) -> Inode:  # fmt: skip
+        """A new inode as it begins in `directory`, which does not list it yet."""
+        uid, gid, mode, xattrs = heritage(directory, mode, caller)
+        nlink, inside = (2, directory.ino) if stat.S_ISDIR(mode) else (1, 0)
+        inode = Inode(
+            self._superblock.allocate(), mode, uid, gid, nlink, len(target), sectors(len(target)),
+            now, now, now, now, rdev, directory.flags & INHERITED, 0, inside, xattrs, data=target,
+        )  # fmt: skip
+        self._inodes.add(inode)
         return inode
 
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Inode:
@@ -104,13 +121,18 @@ class Namespace:
         return self.make(parent, name, stat.S_IFLNK | 0o777, 0, caller._replace(umask=0), target=target)
 
     def link(self, ino: int, parent: int, name: bytes) -> Inode:
-        """Another name for what is not a directory."""
+        """Another name for what is not a directory; the first one for a file that has none and is in use.
+
+        Whether a file that has none was deleted, so that it must stay without (man 2 linkat), the kernel knows.
+        """
         inode = self._inodes.get(ino)
         directory = self.directory_for_change(parent)
         check_name(name)
         if inode.is_dir:
             raise NotPermittedError("A directory has one name only.")
-        if inode.nlink == 0:
+        if inode.flags & FIXED:
+            raise refusal(inode)
+        if inode.nlink == 0 and ino not in self._inodes.references:
             raise NotFoundError("The file was deleted; it cannot get a name again.")
         if self._directories.lookup(parent, name):
             raise ExistsError("There is an entry of that name already.")
@@ -120,6 +142,8 @@ class Namespace:
         self._inodes.ready(inode)
         now = self._clock()
         self._directories.put(parent, name, inode, 0)
+        if inode.nlink == 0:
+            self._inodes.named(inode)
         inode.nlink += 1
         inode.ctime = now
         self._inodes.touch(inode)
@@ -180,6 +204,8 @@ class Namespace:
             raise NotDirectoryError(f"Inode {ino} is not a directory.")
         if directory.nlink == 0:
             raise NotFoundError("The directory was removed.")
+        if directory.flags & IMMUTABLE:
+            raise refusal(directory)
         return directory
 
     def stamp_directory(self, directory: Inode, now: int) -> None:
@@ -209,7 +235,10 @@ class Namespace:
         entry = self._directories.lookup(parent, name)
         if not entry:
             raise NotFoundError(_NO_ENTRY)
-        return directory, entry, self._named(entry)
+        inode = self._named(entry)
+        if (directory.flags | inode.flags) & FIXED:
+            raise refusal(directory, inode)
+        return directory, entry, inode
 
     def _named(self, entry: Entry) -> Inode:
         try:

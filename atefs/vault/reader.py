@@ -11,15 +11,17 @@ from atefs.vault.layout import BlockMap
 from atefs.vault.limits import BLOCK, PAGE, REGION_BLOCKS
 from atefs.vault.maps import Maps
 from atefs.vault.objects import Objects
+from atefs.vault.shared import Shared
 
 
 class Reader:
     """Content of regular files, whatever state it is in."""
 
-    def __init__(self, objects: Objects, inodes: Inodes, maps: Maps, cache: BlockCache) -> None:
+    def __init__(self, objects: Objects, inodes: Inodes, maps: Maps, shared: Shared, cache: BlockCache) -> None:
         self._objects = objects
         self._inodes = inodes
         self._maps = maps
+        self._shared = shared
         self._cache = cache
 
     def read(self, inode: Inode, offset: int, size: int) -> bytes:
@@ -51,14 +53,18 @@ class Reader:
 
     def clean(self, inode: Inode, block: int, keep: bool = True) -> bytes:
         """A block without its dirty bytes, as far as its data go. keep: it is likely to be read again."""
-        parts = self.block_map(inode, block)
-        if parts is None:
+        region, index = divmod(block, REGION_BLOCKS)
+        found = self._maps.get(inode, region)
+        parts = found.get(index) if found is not None else None
+        if found is None or parts is None:
             return b""
-        body = self._cache.get((inode.ino, block))
+        if found.foreign and index in found.foreign:
+            return self._borrowed(found.foreign[index], parts.base, keep)
+        body = self._cache.get((inode.content, block))
         if body is None:
-            body = self._assemble(inode.ino, block, parts)
+            body = self._assemble(inode.content, block, parts)
             if keep or parts.pages or parts.patches:
-                self._cache.put((inode.ino, block), body)
+                self._cache.put((inode.content, block), body)
         return body
 
     def _part(self, inode: Inode, block: int, low: int, high: int) -> bytes:
@@ -88,27 +94,35 @@ class Reader:
     def _patched_page(self, inode: Inode, block: int, low: int, high: int) -> bytes | None:
         """The range, if one patched page holds all of it: the rest of the block need not be opened for that."""
         page, start = divmod(low, PAGE)
-        if start + high - low > PAGE or self._cache.get((inode.ino, block)) is not None:
+        if start + high - low > PAGE or self._cache.get((inode.content, block)) is not None:
             return None
         parts = self.block_map(inode, block)
         if parts is None or parts.patches or not parts.pages >> page & 1:
             return None
-        piece = self._object(inode.ino, block, page + 1)[start : start + high - low]
+        piece = self._object(inode.content, block, page + 1)[start : start + high - low]
         return piece + bytes(high - low - len(piece))
 
-    def _assemble(self, ino: int, block: int, parts: BlockMap) -> bytes:
-        base = self._object(ino, block, 0)[: parts.base] if parts.base else b""
+    def _borrowed(self, origin: tuple[int, int], end: int, keep: bool) -> bytes:
+        """The first `end` bytes of a block of shared content."""
+        content, block = self._shared.get(origin[0]), origin[1]
+        if content.layout is not None and block in content.layout.dirty:
+            return self._part(content, block, 0, end)
+        body = self.clean(content, block, keep)
+        return body if len(body) <= end else body[:end]
+
+    def _assemble(self, content: int, block: int, parts: BlockMap) -> bytes:
+        base = self._object(content, block, 0)[: parts.base] if parts.base else b""
         overlays = parts.overlays()
         if not overlays:
             return base
         target = bytearray(parts.end)
         target[: len(base)] = base
         for offset, length, slot in overlays:
-            target[offset : offset + length] = self._object(ino, block, slot)[:length]
+            target[offset : offset + length] = self._object(content, block, slot)[:length]
         return bytes(target)
 
-    def _object(self, ino: int, block: int, slot: int) -> bytes:
-        body = self._objects.load(block_key(self._objects.log, ino, block, slot))
+    def _object(self, content: int, block: int, slot: int) -> bytes:
+        body = self._objects.load(block_key(self._objects.log, content, block, slot))
         if body is None:
-            raise DamagedError(f"Block {block} of inode {ino} has disappeared from the chain. Run: atefs fsck")
+            raise DamagedError(f"Block {block} of content {content} has disappeared from the chain. Run: atefs fsck")
         return body

@@ -1,4 +1,4 @@
-"""Deferred deletion: inodes that nobody can reach any more, and regions that a truncation cut off."""
+"""Deferred deletion: inodes nobody can reach any more, regions a truncation cut off, shared content nobody uses."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from atefs.errors import StaleError
 from atefs.vault.codec import decode_orphan, orphans_group
 from atefs.vault.inode import Inode
 from atefs.vault.inodes import Inodes
+from atefs.vault.layout import Layout
+from atefs.vault.limits import REGION_BLOCKS
 from atefs.vault.maps import Maps
 from atefs.vault.objects import Objects
 from atefs.vault.ranges import cut
+from atefs.vault.shared import Shared
+from atefs.vault.shares import Users, unused
 from atefs.vault.truncation import Truncation
 
 
@@ -20,10 +24,13 @@ class Reaper:
     Each step only makes state dirty; the next commit carries it. So a crash loses at most the work of a step.
     """
 
-    def __init__(self, objects: Objects, inodes: Inodes, maps: Maps, truncation: Truncation) -> None:
+    def __init__(
+        self, objects: Objects, inodes: Inodes, maps: Maps, shared: Shared, truncation: Truncation
+    ) -> None:  # fmt: skip
         self._objects = objects
         self._inodes = inodes
         self._maps = maps
+        self._shared = shared
         self._truncation = truncation
         self._queue: deque[int] = deque()
         self._scanned = False
@@ -45,7 +52,7 @@ class Reaper:
             rows = self._objects.members(orphans_group(self._objects.log))
             self._queue.extend(decode_orphan(value) for value in rows.values())
             self._scanned = True
-        while self._queue and max_events > 0:
+        while self._take_freed() and max_events > 0:
             try:
                 inode = self._inodes.get(self._queue[0])
             except StaleError:
@@ -54,30 +61,76 @@ class Reaper:
             max_events -= self._work_on(inode, max_events)
             if self._done(inode):
                 self._queue.popleft()
+        return self._take_freed()
+
+    def _take_freed(self) -> bool:
+        """Is there anything in the queue, with what has become free meanwhile?"""
+        if self._shared.freed:
+            self._queue.extend(self._shared.freed)
+            self._shared.freed.clear()
         return bool(self._queue)
 
     def _work_on(self, inode: Inode, max_events: int) -> int:
-        unused = inode.nlink == 0 and inode.ino not in self._inodes.references
-        if unused and not (inode.layout is not None and inode.layout.doomed):
-            before = len(self._maps.graves)
-            if not self._truncation.dispose(inode):
-                self._inodes.remove(inode)
-            return len(self._maps.graves) - before + 1
-        events = 0
-        while inode.layout is not None and inode.layout.doomed and events < max_events:
-            events += self._reap_region(inode, inode.layout.doomed)
-        if unused and self._done(inode):
-            self.dispose(inode)
-        return events
+        layout = inode.layout
+        before = len(self._maps.graves)
+        if layout is not None and layout.users is not None:
+            unreachable = self._drop_unused(inode, layout, layout.users)
+        else:
+            unreachable = inode.nlink == 0 and inode.ino not in self._inodes.references
+            if unreachable and (layout is None or not layout.doomed or layout.borrows()):
+                self._dispose(inode, layout)
+                return len(self._maps.graves) - before + 1
+        events = len(self._maps.graves) - before
+        while layout is not None and layout.waits and events < max_events:
+            events += self._return_region(inode, layout) if layout.cut else self._reap_region(inode, layout)
+        if unreachable and self._done(inode):
+            self._dispose(inode, layout)
+        return max(events, 1)
 
-    def _reap_region(self, inode: Inode, doomed: list[tuple[int, int]]) -> int:
-        region = doomed[-1][1] - 1
-        dead = self._maps.load(inode.ino, region)
+    def _dispose(self, inode: Inode, layout: Layout | None) -> None:
+        """All of an inode that nobody uses: at once, but for regions that go one by one."""
+        if layout is not None:
+            self._shared.hold_bases([*layout.bases, *layout.cut])
+            self._truncation.hold(layout)
+        if not self._truncation.dispose(inode, held=True):
+            self._inodes.remove(inode)
+
+    def _drop_unused(self, inode: Inode, layout: Layout, users: Users) -> bool:
+        """Regions of shared content that nobody uses are content no longer. True: that goes for all of it."""
+        regions = unused(layout.own(), users)
+        for start, end in regions:
+            first, last = start * REGION_BLOCKS, end * REGION_BLOCKS
+            maps = self._truncation.edge_maps(inode, first, last)
+            self._truncation.drop_blocks(inode, first, last, maps)
+        if regions:
+            self._inodes.touch(inode)
+        return not users
+
+    def _return_region(self, inode: Inode, layout: Layout) -> int:
+        """Give back a region that was one of shared content; what it counted in st_blocks goes with it."""
+        base = layout.cut[-1]
+        last = base.part(base.end - 1, base.end)
+        seen = self._maps.borrowed(last.number, last.origin)
+        self._shared.hold_bases([last])
         self._inodes.ready(inode)
-        cut(doomed, region, region + 1)
+        layout.cut.pop()
+        if base.length > 1:
+            layout.cut.append(base.part(base.first, last.first))
+        self._shared.count_bases([last], -1)
+        inode.blocks -= seen.sectors()
+        self._inodes.touch(inode)
+        return 1
+
+    def _reap_region(self, inode: Inode, layout: Layout) -> int:
+        assert layout.doomed is not None
+        region = layout.doomed[-1][1] - 1
+        dead = self._maps.load(inode.content, region)
+        self._maps.hold(dead)
+        self._inodes.ready(inode)
+        cut(layout.doomed, region, region + 1)
         inode.blocks -= dead.sectors()
         self._inodes.touch(inode)
-        return self._maps.bury_region(inode.ino, region, dead)
+        return self._maps.bury_region(inode.content, region, dead)
 
     def _done(self, inode: Inode) -> bool:
-        return inode.layout is None or not inode.layout.doomed
+        return inode.layout is None or not inode.layout.waits

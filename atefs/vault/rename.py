@@ -15,6 +15,7 @@ from atefs.errors import (
 )
 from atefs.vault import limits
 from atefs.vault.directory import Directories, check_name
+from atefs.vault.flags import FIXED, refusal
 from atefs.vault.inode import Inode
 from atefs.vault.inodes import Inodes
 from atefs.vault.limits import ROOT_INO
@@ -53,6 +54,10 @@ class Renaming:
         if entry >> 4 == other >> 4:
             return
         replaced = self._inodes.get(other >> 4) if other else None
+        if (source.flags | inode.flags) & FIXED:
+            raise refusal(source, inode)
+        if replaced is not None and (target.flags | replaced.flags) & FIXED:
+            raise refusal(target, replaced)
         if flags == EXCHANGE:
             assert replaced is not None
             self._exchange((source, name, inode, entry), (target, new_name, replaced, other))

@@ -30,37 +30,32 @@ class Sealing:
             return []
         changes: list[Change] = []
         for block, dirty in layout.dirty.items():
-            self._seal(changes, inode.ino, layout, block, dirty)
+            self._seal(changes, inode.content, layout, block, dirty)
         layout.dirty.clear()
         changes += self._maps.release(inode, layout)
         return changes
 
-    def _seal(self, changes: list[Change], ino: int, layout: Layout, block: int, dirty: DirtyBlock) -> None:
+    def _seal(self, changes: list[Change], content: int, layout: Layout, block: int, dirty: DirtyBlock) -> None:
         region, index = divmod(block, REGION_BLOCKS)
         region_map = layout.first if region == 0 else layout.dirty_maps[region]
         parts = region_map.get(index)
-        self._maps.forget_content(ino, block)
+        self._maps.forget_content(content, block)
         if dirty.base is None and parts is not None:
-            region_map.put(index, self._patched(changes, ino, block, parts, dirty))
+            region_map.put(index, self._patched(changes, content, block, parts, dirty))
             return
         if parts is not None:
-            self._maps.graves.update((ino, block, slot) for slot in parts.slots() if slot)
+            self._maps.graves.update((content, block, slot) for slot in parts.slots() if slot)
         region_map.put(index, BlockMap(dirty.end))
-        changes.append(Change(block_key(self._objects.log, ino, block, 0), Lane.BLOB, dirty.whole(), False, True))
+        changes.append(Change(block_key(self._objects.log, content, block, 0), Lane.BLOB, dirty.whole(), False, True))
 
-    def _page_patched(
-        self, changes: list[Change], ino: int, block: int, parts: BlockMap, page: int, view: memoryview
-    ) -> BlockMap:
-        """As `_patched` for the one case that databases and fsync make frequent: one whole page, none in the way."""
-        changes.append(Change(block_key(self._objects.log, ino, block, page + 1), Lane.BLOB, view, False, True))
-        return BlockMap(parts.base, parts.pages | 1 << page, ())
-
-    def _patched(self, changes: list[Change], ino: int, block: int, parts: BlockMap, dirty: DirtyBlock) -> BlockMap:
+    def _patched(self, changes: list[Change], content: int, block: int, parts: BlockMap, dirty: DirtyBlock) -> BlockMap:
         """The dirty bytes as patches; slots that are not needed any more are buried."""
         if len(dirty.extents) == 1 and not parts.patches:
             start, end, view = dirty.extents[0]
-            if end - start == PAGE and not start % PAGE:
-                return self._page_patched(changes, ino, block, parts, start // PAGE, view)
+            if end - start == PAGE and not start % PAGE:  # what databases do at every fsync: no plan is needed
+                slot = start // PAGE + 1
+                changes.append(Change(block_key(self._objects.log, content, block, slot), Lane.BLOB, view, False, True))
+                return BlockMap(parts.base, parts.pages | 1 << slot - 1)
         plan = plan_patches(parts, [(start, end) for start, end, _ in dirty.runs()])
         new = [Patch(start, end - start, start // PAGE + 1) for start, end in plan.page_spans]
         pages = plan.pages | sum(1 << patch.slot - 1 for patch in new)
@@ -68,10 +63,10 @@ class Sealing:
         slots = [slot for slot in FREE_SLOTS if slot not in taken][: len(plan.free)]
         free = [Patch(start, end - start, slot) for (start, end), slot in zip(plan.free, slots, strict=True)]
         for offset, length, slot in new + free:
-            key = block_key(self._objects.log, ino, block, slot)
+            key = block_key(self._objects.log, content, block, slot)
             body = dirty.views(offset, offset + length)
             changes.append(Change(key, Lane.BLOB, body, False, length > COMPRESS_MIN))
         after = BlockMap(parts.base, pages, plan.kept + tuple(free))
         if parts.pages & ~pages or len(plan.kept) < len(parts.patches):
-            self._maps.graves.update((ino, block, slot) for slot in set(parts.slots()).difference(after.slots()))
+            self._maps.graves.update((content, block, slot) for slot in set(parts.slots()).difference(after.slots()))
         return after

@@ -8,11 +8,15 @@ from collections.abc import Callable
 
 from atedb.chain.event import Change
 from atefs.errors import ExistsError, InvalidError, IsDirectoryError
+from atefs.vault.allocation import Allocation
+from atefs.vault.atime import AccessTimes, AtimePolicy, AtimeRule
 from atefs.vault.attributes import AttributeChanges
 from atefs.vault.blockcache import BlockCache
 from atefs.vault.codec import inode_change, inode_key, orphans_group, superblock_change, superblock_key
 from atefs.vault.commit import Commits, Frozen
+from atefs.vault.copying import Copying
 from atefs.vault.directory import Directories
+from atefs.vault.flags import IMMUTABLE, Flags, check_open, refusal
 from atefs.vault.holes import Holes
 from atefs.vault.inode import Attributes, Caller, DirEntry, Inode, StatFs
 from atefs.vault.inodes import Inodes
@@ -24,11 +28,14 @@ from atefs.vault.ownership import without_set_ids
 from atefs.vault.reader import Reader
 from atefs.vault.reap import Reaper
 from atefs.vault.rename import Renaming
+from atefs.vault.shared import Shared
 from atefs.vault.space import Space
 from atefs.vault.superblock import Superblock
 from atefs.vault.truncation import Truncation
 from atefs.vault.writer import Writer
 from atefs.vault.xattrs import Xattrs
+
+DEFAULT_ATIME = AtimePolicy()
 
 
 class Vault:
@@ -43,25 +50,42 @@ class Vault:
 
     def __init__(
         self, chain: Log, clock: Callable[[], int] = time.time_ns, read_only: bool = False,
-        caches: CacheSizes = DEFAULT_CACHES,
+        *, caches: CacheSizes = DEFAULT_CACHES, kernel_times: bool = False, atime: AtimePolicy = DEFAULT_ATIME,
     ) -> None:  # fmt: skip
-        """Raises StoreNotFoundError when the chain holds no vault. clock: nanoseconds since 1970."""
+        """Raises StoreNotFoundError when the chain holds no vault. clock: nanoseconds since 1970.
+
+        kernel_times: mtime and ctime of files that are written or cut come by setattr, as from a kernel with a
+        write-back cache: it has stamped them when programs wrote, and shows what it has. atime: the rules that
+        `note_access` goes by.
+        """
         self.chain = chain
         self._clock = clock
+        self._kernel_times = kernel_times
         self._objects = objects = Objects(chain)
         self._superblock = Superblock(objects)
         self._space = space = Space(chain, self._superblock, read_only)
         cache = BlockCache(caches.content)
         self._inodes = inodes = Inodes(objects, space, cache, caches.inodes)
         directories = Directories(objects, space, caches.dentries)
-        maps = Maps(objects, cache, caches.maps)
-        self._reader = Reader(objects, inodes, maps, cache)
+        shared = Shared(inodes, self._superblock)
+        maps = Maps(objects, space, cache, shared, caches.maps)
+        self._reader = Reader(objects, inodes, maps, shared, cache)
         self._writer = Writer(inodes, maps, self._reader, space)
-        truncation = Truncation(inodes, maps, space)
-        self._reaper = Reaper(objects, inodes, maps, truncation)
+        truncation = Truncation(inodes, maps, shared, space)
+        self._reaper = Reaper(objects, inodes, maps, shared, truncation)
+        self._copying = Copying(
+            inodes, maps, shared, self._reader, writer=self._writer, truncation=truncation, space=space
+        )
         self._holes = Holes(inodes, maps, self._writer, truncation)
-        self._attributes = AttributeChanges(inodes, truncation, self._reaper, space, clock)
+        self._allocation = Allocation(
+            inodes, self._holes, truncation, self._reaper, space=space, clock=None if kernel_times else clock
+        )
+        self._attributes = AttributeChanges(inodes, truncation, self._reaper, space, clock, kernel_times=kernel_times)
         self._xattrs = Xattrs(inodes, space, clock)
+        self._access_times = AccessTimes(inodes, space, clock, atime)
+        self.notes_every_read = atime.files is AtimeRule.STRICTATIME
+        """Whether `note_access` is due at each read of a file, and not only when it is opened for that."""
+        self._flags = Flags(inodes, space, clock)
         self._namespace = Namespace(self._superblock, inodes, directories, self._reaper, space=space, clock=clock)
         self._renaming = Renaming(self._namespace, inodes, directories, clock)
         self._commits = Commits(
@@ -107,8 +131,15 @@ class Vault:
         """A symbolic link (man 2 symlink)."""
         return self._namespace.symlink(parent, name, target, caller)
 
+    def tmpfile(self, parent: int, mode: int, caller: Caller) -> Inode:
+        """A regular file without a name (man 2 open, O_TMPFILE), for as long as it is remembered or until it is linked.
+
+        parent: the directory it takes after; it may be linked anywhere.
+        """
+        return self._namespace.tmpfile(parent, mode, caller)
+
     def link(self, ino: int, parent: int, name: bytes) -> Inode:
-        """Another name for an inode (man 2 link)."""
+        """Another name for an inode (man 2 link), or the first one for one without that is remembered."""
         return self._namespace.link(ino, parent, name)
 
     def unlink(self, parent: int, name: bytes) -> None:
@@ -145,13 +176,24 @@ class Vault:
         """
         return self._attributes.change(ino, wanted, caller)
 
+    def note_access(self, ino: int) -> bool:
+        """It is being read: its access time becomes now, where the mount's rules ask for that. True: it has changed.
+
+        `read`, `readdir` and `readlink` leave it to the caller to say so, who knows on whose behalf they read.
+        """
+        return self._access_times.note(ino)
+
     def getxattr(self, ino: int, name: bytes) -> bytes:
         """Raises NoAttributeError."""
         return self._xattrs.get(ino, name)
 
-    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
-        """flags: 0, `xattrs.CREATE` or `xattrs.REPLACE` (man 2 setxattr)."""
-        self._xattrs.set(ino, name, value, flags)
+    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0, *, in_group: bool = True) -> None:
+        """flags: 0, `xattrs.CREATE` or `xattrs.REPLACE` (man 2 setxattr); they do not count for access control lists.
+
+        in_group: whether the caller is of the inode's group or privileged; the set-group bit falls otherwise when an
+        access control list is set.
+        """
+        self._xattrs.set(ino, name, value, flags, in_group=in_group)
 
     def listxattr(self, ino: int) -> list[bytes]:
         """The names of an inode's extended attributes."""
@@ -160,6 +202,23 @@ class Vault:
     def removexattr(self, ino: int, name: bytes) -> None:
         """Raises NoAttributeError."""
         self._xattrs.remove(ino, name)
+
+    def get_flags(self, ino: int) -> int:
+        """The flags of `atefs.vault.flags` (man 2 ioctl_iflags). Raises NotSupportedError for what has none."""
+        return self._flags.get(ino)
+
+    def set_flags(self, ino: int, flags: int) -> Inode:
+        """Give a file or directory these flags and no others; who may do that is left to the kernel.
+
+        With IMMUTABLE or APPEND, every operation that would change what they protect raises NotPermittedError, except
+        for a `write` to an append-only file: how it is opened decides that (`check_open`), since what was appended
+        comes from the kernel's cache in whole pages. Raises NotSupportedError for other flags.
+        """
+        return self._flags.set(ino, flags)
+
+    def check_open(self, ino: int, how: int) -> None:
+        """Raises NotPermittedError for opening to change what may not change so. how: the flags of man 2 open."""
+        check_open(self._inodes.get(ino), how)
 
     # Content
 
@@ -170,30 +229,68 @@ class Vault:
             _refuse_content(inode)
         return self._reader.read(inode, offset, size)
 
-    def write(self, ino: int, offset: int, data: bytes, caller: Caller | None = None) -> int:
+    def write(self, ino: int, offset: int, data: bytes | memoryview, caller: Caller | None = None) -> int:
         """Put `data` into a regular file; it is kept by reference until it is committed. Returns its length.
 
-        caller: one other than root clears the set-id bits; None when the kernel sees to that.
+        data: bytes, where they may fit the inode (up to `limits.INLINE_MAX`). caller: one other than root clears the
+        set-id bits; None when the kernel sees to that.
         """
         self._space.check_writable()
         inode = self._inodes.get(ino)
         if not inode.is_file:
             _refuse_content(inode)
+        if inode.flags & IMMUTABLE:
+            raise refusal(inode)
         if data:
-            self._writer.write(inode, offset, data, self._clock())
+            self._writer.write(inode, offset, data, None if self._kernel_times else self._clock())
             if caller is not None and caller.uid:
                 inode.mode = without_set_ids(inode.mode)
         return len(data)
 
     def punch_hole(self, ino: int, offset: int, size: int) -> None:
-        """Make bytes of a regular file zeros and free their blocks (man 2 fallocate, FALLOC_FL_PUNCH_HOLE)."""
+        """Make bytes of a regular file zeros and free their blocks (man 2 fallocate, FALLOC_FL_PUNCH_HOLE).
+
+        Raises InvalidError, IsDirectoryError, NotRegularError.
+        """
+        self._allocation.punch(ino, offset, size)
+
+    def allocate(self, ino: int, offset: int, size: int, *, keep_size: bool = False) -> None:
+        """See that there is room for these bytes of a regular file, which grows to hold them unless `keep_size` (man 2
+        fallocate). Nothing is kept for them: the room may be gone when they are written.
+
+        Raises InvalidError, FileTooBigError, IsDirectoryError, NotRegularError, and NoSpaceError or QuotaError.
+        """
+        self._allocation.allocate(ino, offset, size, keep_size=keep_size)
+
+    def zero_range(self, ino: int, offset: int, size: int, *, keep_size: bool = False) -> None:
+        """As `allocate`, and the bytes become zeros (man 2 fallocate, FALLOC_FL_ZERO_RANGE)."""
+        self._allocation.zero(ino, offset, size, keep_size=keep_size)
+
+    def copy_range(
+        self, source: int, source_offset: int, target: int, target_offset: int, length: int,
+        *, caller: Caller | None = None,
+    ) -> int:  # fmt: skip
+        """Copy up to `length` bytes of a regular file to another, or within it; returns how many (man 2
+        copy_file_range): 0 at the source's end, and less than asked for where it suits.
+
+        Blocks that lie in their files alike (the offsets differ by a multiple of `limits.BLOCK`) are shared, which
+        takes no room. caller: as for `write`. Raises InvalidError, IsDirectoryError, FileTooBigError, and NoSpaceError
+        or QuotaError.
+        """
         self._space.check_writable()
-        inode = self._inodes.get(ino)
-        if not inode.is_file:
-            _refuse_content(inode)
-        self._holes.punch(inode, offset, size, self._clock())
-        if inode.layout is not None and inode.layout.doomed:
-            self._reaper.add(ino)
+        first, second = self._inodes.get(source), self._inodes.get(target)
+        for inode in (first, second):
+            if not inode.is_file:
+                _refuse_content(inode)
+        if second.flags & IMMUTABLE:
+            raise refusal(second)
+        now = None if self._kernel_times else self._clock()
+        copied = self._copying.copy(first, source_offset, second, target_offset, length=length, now=now)
+        if copied and caller is not None and caller.uid:
+            second.mode = without_set_ids(second.mode)
+        if second.layout is not None and second.layout.waits:
+            self._reaper.add(target)
+        return copied
 
     def seek_data(self, ino: int, offset: int) -> int:
         """The next allocated byte (man 2 lseek, SEEK_DATA). Raises NoDataError."""

@@ -12,7 +12,6 @@ from atefs.vault.layout import BlockMap, Layout, RegionMap, sectors
 from atefs.vault.limits import BLOCK, FILE_MAX, INLINE_MAX, PAGE, PATCH_BYTES_MAX, PATCHES_MAX, REGION_BLOCKS
 from atefs.vault.maps import Maps
 from atefs.vault.patches import plan_patches
-from atefs.vault.ranges import contains, cut
 from atefs.vault.reader import Reader
 from atefs.vault.space import Space
 
@@ -28,11 +27,10 @@ class _Step(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """All that a write needs, loaded. maps: of the regions touched; revived: former maps of regions now doomed."""
+    """All that a write needs, loaded. maps: of the regions touched."""
 
     steps: list[_Step]
     maps: dict[int, RegionMap | None]
-    revived: dict[int, RegionMap]
 
 
 class Writer:
@@ -44,8 +42,8 @@ class Writer:
         self._reader = reader
         self._space = space
 
-    def write(self, inode: Inode, offset: int, data: bytes, now: int) -> None:
-        """Put `data` at `offset`; mtime and ctime become `now`.
+    def write(self, inode: Inode, offset: int, data: bytes | memoryview, now: int | None) -> None:
+        """Put `data` at `offset`; mtime and ctime become `now`, if given.
 
         Raises FileTooBigError, and NoSpaceError or QuotaError when it could not be committed.
         """
@@ -58,24 +56,30 @@ class Writer:
         else:
             self._write_blocks(inode, offset, data)
         inode.size = max(inode.size, end)
-        inode.mtime = inode.ctime = now
+        if now is not None:
+            inode.mtime = inode.ctime = now
         self._inodes.touch(inode)
 
-    def _write_inline(self, inode: Inode, offset: int, data: bytes) -> None:
+    def _write_inline(self, inode: Inode, offset: int, data: bytes | memoryview) -> None:
         old = self._inodes.content(inode)
         if offset or len(data) < len(old):
             new = b"".join((old[:offset], bytes(max(0, offset - len(old))), data, old[offset + len(data) :]))
         else:
-            new = data
+            new = bytes(data)
         inode.data = old
         inode.blocks += sectors(len(new)) - sectors(len(old))
         self._inodes.put_content(inode, new)
 
-    def _write_blocks(self, inode: Inode, offset: int, data: bytes) -> None:
+    def _write_blocks(self, inode: Inode, offset: int, data: bytes | memoryview) -> None:
         old = self._inodes.content(inode) if inode.inline else b""
         plan = self._prepare(inode, offset, offset + len(data))
+        for found in plan.maps.values():
+            if found is not None and found.foreign:  # the first and the last block may have to be copied whole
+                self._space.check_room(len(data) + 2 * BLOCK)
         if inode.inline:
-            self._move_out(inode, old, plan)
+            self.move_out(inode, old)
+            if plan.steps[0].block == 0:
+                plan.steps[0] = plan.steps[0]._replace(end=len(old))
         self._carry_out(inode, plan, offset, memoryview(data))
 
     def plan_zeros(self, inode: Inode, offset: int, end: int) -> _Plan:
@@ -95,10 +99,10 @@ class Writer:
     def _carry_out(self, inode: Inode, plan: _Plan, offset: int, view: memoryview) -> None:
         layout = inode.layout
         assert layout is not None
-        for region, former in plan.revived.items():
-            self._revive(inode, layout, region, former)
         for region, found in plan.maps.items():
-            self._maps.own(inode, layout, region, found)
+            owned = self._maps.own(inode, layout, region, found)
+            if owned.foreign:
+                self._let_go(inode, owned, region, plan.steps)
         for step in plan.steps:
             start = step.block * BLOCK + step.low - offset
             self._apply(inode, layout, step, view[start : start + step.high - step.low])
@@ -106,57 +110,56 @@ class Writer:
     # What it takes
 
     def _prepare(self, inode: Inode, offset: int, end: int) -> _Plan:
-        plan = _Plan([], {}, {})
+        plan = _Plan([], {})
         while offset < end:
             block, low = divmod(offset, BLOCK)
             high = min(BLOCK, low + end - offset)
             region, index = divmod(block, REGION_BLOCKS)
             if region not in plan.maps:
-                self._prepare_region(inode, region, plan)
+                plan.maps[region] = self._maps.prepare(inode, region)
             found = plan.maps[region]
-            plan.steps.append(self._step(inode, block, low, high, found.get(index) if found is not None else None))
+            parts = found.get(index) if found is not None else None
+            foreign = found is not None and index in found.foreign
+            plan.steps.append(self._step(inode, block, low, high, parts, foreign=foreign))
             offset += high - low
         return plan
 
-    def _prepare_region(self, inode: Inode, region: int, plan: _Plan) -> None:
-        found = self._maps.get(inode, region)
-        plan.maps[region] = found
-        doomed = inode.layout.doomed if inode.layout is not None else None
-        if found is None and doomed and contains(doomed, region):
-            plan.revived[region] = self._maps.load(inode.ino, region)
-
-    def _step(self, inode: Inode, block: int, low: int, high: int, parts: BlockMap | None) -> _Step:
+    def _step(
+        self, inode: Inode, block: int, low: int, high: int, parts: BlockMap | None, *, foreign: bool
+    ) -> _Step:  # fmt: skip
         dirty = inode.layout.dirty.get(block) if inode.layout is not None else None
         end = top = parts.end if parts is not None else 0
         if dirty is not None:
             top = max(end, dirty.end)
-        if parts is None or (low == 0 and high >= end):
+        if parts is None:
+            # A block that was shared content and is being rewritten has a base although it is not in the map yet.
+            return _Step(block, low, high, dirty.base or b"" if dirty is not None else b"", top)
+        if low == 0 and high >= end:
             return _Step(block, low, high, b"", top)
         if dirty is not None and dirty.base is not None:
             return _Step(block, low, high, dirty.base, top)
-        if _patches_pay(parts, dirty, low, high):
+        if not foreign and _patches_pay(parts, dirty, low, high):
             return _Step(block, low, high, None, top)
         return _Step(block, low, high, self._reader.clean(inode, block), top)
 
     # Doing it
 
-    def _move_out(self, inode: Inode, old: bytes, plan: _Plan) -> None:
-        """The content no longer fits the inode: it becomes block 0."""
+    def move_out(self, inode: Inode, old: bytes) -> None:
+        """The inline content, `old`, becomes block 0: the inode cannot hold it any more. Loads nothing."""
         layout = inode.layout if inode.layout is not None else Layout()
         inode.blocks -= sectors(len(old))
         self._inodes.take_content(inode)
         inode.layout = layout
         if old:
             self._apply(inode, layout, _Step(0, 0, len(old), b"", 0), memoryview(old))
-            if plan.steps[0].block == 0:
-                plan.steps[0] = plan.steps[0]._replace(end=len(old))
 
-    def _revive(self, inode: Inode, layout: Layout, region: int, former: RegionMap) -> None:
-        """A region that waits to be deleted gets new content: what is left of the former is deleted with it."""
-        assert layout.doomed is not None
-        self._maps.bury_region(inode.ino, region, former)
-        cut(layout.doomed, region, region + 1)
-        inode.blocks -= former.sectors()
+    def _let_go(self, inode: Inode, owned: RegionMap, region: int, steps: list[_Step]) -> None:
+        """The blocks that are about to be written are no longer shared content."""
+        for step in steps:
+            at, index = divmod(step.block, REGION_BLOCKS)
+            parts = owned.get(index) if at == region and index in owned.foreign else None
+            if parts is not None:
+                self._maps.discard(inode, owned, step.block, parts)
 
     def _apply(self, inode: Inode, layout: Layout, step: _Step, view: memoryview) -> None:
         block, low, _, base, end = step

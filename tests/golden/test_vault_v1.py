@@ -236,6 +236,41 @@ def test_an_independent_reader_has_the_same_tree(store: Path) -> None:
     assert len(decoded.orphans) == 2
 
 
+def test_an_independent_reader_has_the_same_tree_where_content_is_shared(tmp_path: Path) -> None:
+    write_vault(tmp_path / "store")
+    chain = open_chain(tmp_path / "store", KeySlots.load(tmp_path / "store").unlock(Secret.passphrase(PASSPHRASE)))
+    vault = Vault(chain, lambda: NOW)
+    vault.reap()
+    _copy(vault)
+    vault.commit()
+    tree = tree_of(vault)
+    assert not Survey(chain).run()
+    chain.close()
+    decoded = DecodedVault(tmp_path / "store", root_key(tmp_path / "store", PASSPHRASE.encode()))
+    assert decoded.nodes == tree
+    assert len(decoded.orphans) == 3
+
+
+def _copy(vault: Vault) -> None:
+    """Whole files, single blocks, copies that were changed, cut and deleted, and one of which a region waits."""
+    sub = vault.lookup(1, b"folder").ino
+    for name in (b"whole blocks", b"patched", b"short", b"cut"):
+        source, copy = vault.lookup(sub, name).ino, _file(vault, sub, b"copy of " + name)
+        assert vault.copy_range(source, 0, copy, 0, 1 << 40) == vault.getattr(source).size
+    names = (b"whole blocks", b"patched", b"short")
+    whole, patched, short = (vault.lookup(sub, b"copy of " + name).ino for name in names)
+    vault.commit()
+    vault.copy_range(patched, 0, whole, 2 * BLOCK, 1 << 40)
+    vault.write(patched, 5, b"changed")
+    vault.setattr(short, Attributes(size=5000))
+    vault.unlink(sub, b"whole blocks")
+    vault.commit()
+    vault.copy_range(whole, 0, patched, 64 * BLOCK, 1 << 40)
+    vault.setattr(patched, Attributes(size=7 * BLOCK))
+    vault.remember(whole)
+    vault.unlink(sub, b"copy of whole blocks")
+
+
 def test_the_golden_vault_is_small_and_has_no_view() -> None:
     names = {str(path.relative_to(GOLDEN)) for path in GOLDEN.rglob("*") if path.is_file()}
     assert names == {"chain", "device", "keys", "keys.copy", "manifest", "segments/00000001.seg"}

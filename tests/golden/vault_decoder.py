@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import struct
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,9 +71,12 @@ class DecodedVault:
         for parent, name, ino, kind in self._records(b"E", lambda row: (b"E", _u64(row[0]), row[1])):
             children.setdefault(parent, []).append((name, ino, kind))
         self._inodes = {row[0]: row for row in self._records(b"I", lambda row: (b"I", _u64(row[0])))}
+        self._read: dict[tuple[int, int], list[tuple[int, bytes]]] = {}
+        self._uses: Counter[tuple[int, int]] = Counter()
         self._walk(b"", 1, children)
         assert not children, "entries in folders that cannot be reached"
         self._gather_orphans()
+        self._check_users()
         assert self._used == set(self._live), "live objects that belong to nothing"
 
     def _take(self, lane: int, *parts: bytes) -> bytes:
@@ -121,20 +125,23 @@ class DecodedVault:
         ino, mode, uid, gid, nlink, size = inode[:6]
         content = b""
         if mode >> 12 in (0o10, 0o12):
-            content = inode[16] if inode[16] is not None else self._content(ino, size, inode[17])
+            content = inode[16] if inode[16] is not None else self._content(ino, size)
             assert len(content) <= size
             content += bytes(size - len(content)) if size < 1 << 20 else b""
         digest = sha256(content) if mode >> 12 in (0o10, 0o12) else ""
         return Node(mode, (uid, gid), nlink, size, tuple(inode[7:11]), inode[11], inode[15] or {}, digest)
 
-    def _content(self, ino: int, size: int, layout: list[Any] | None) -> bytes:
+    def _content(self, ino: int, size: int) -> bytes:
         """A file's bytes up to the end of the last block that exists."""
         content = bytearray()
-        maps: dict[int, list[Any]] = {0: layout[0]} if layout is not None else {}
-        for start, end in layout[1] if layout is not None else ():
-            maps |= {region: self._map(ino, region) for region in range(start, end)}
-        for region, found in sorted(maps.items()):
-            for index, block in self._blocks(ino, region, found):
+        regions = self._own_regions(ino)
+        for first, length, number, origin in self._layout(ino)[4]:
+            for step in range(length):
+                assert not regions.get(first + step), "a region that the file has itself and shares as well"
+                self._uses[number, origin + step] += 1
+                regions[first + step] = self._own_regions(number).get(origin + step, [])
+        for region, blocks in sorted(regions.items()):
+            for index, block in blocks:
                 at = (region * REGION + index) * BLOCK
                 # What lies far out is compared by where it is and what it is, without the hole before it.
                 if at > 1 << 20:
@@ -143,22 +150,59 @@ class DecodedVault:
                 content += bytes(at - len(content)) + block
         return bytes(content)
 
-    def _map(self, ino: int, region: int) -> list[Any]:
-        body = self._take(META, b"M", _u64(ino), _u64(region))
-        assert body[:1] == b"M"
-        found: list[Any] = msgspec.msgpack.decode(body[1:])
-        return found
+    def _layout(self, ino: int) -> list[Any]:
+        """With all fields, and the number that names the content."""
+        layout: list[Any] = self._inodes[ino][17] or [[0, []], [], None]
+        layout = layout + [0, [], [], None][len(layout) - 3 :]
+        layout[3] = layout[3] or ino
+        return layout
+
+    def _own_regions(self, ino: int) -> dict[int, list[tuple[int, bytes]]]:
+        """What has a map; each block with its index."""
+        layout = self._layout(ino)
+        regions = {0: self._region(layout[3], 0, layout[0])}
+        for start, end in layout[1]:
+            regions |= {region: self._region(layout[3], region) for region in range(start, end)}
+        return regions
+
+    def _region(self, name: int, region: int, found: list[Any] | None = None) -> list[tuple[int, bytes]]:
+        """The blocks of a map: of that in the inode, or of an object of its own."""
+        if (name, region) not in self._read:
+            if found is None:
+                body = self._take(META, b"M", _u64(name), _u64(region))
+                assert body[:1] == b"M"
+                found = msgspec.msgpack.decode(body[1:])
+            self._read[name, region] = self._blocks(name, region, found)
+        return self._read[name, region]
+
+    def _foreign(self, runs: list[list[int]]) -> dict[int, tuple[int, int]]:
+        """Which blocks of a map are blocks of shared content."""
+        foreign: dict[int, tuple[int, int]] = {}
+        for first, count, number, block in runs:
+            foreign |= {first + step: (number, block + step) for step in range(count)}
+        self._uses.update({(number, block // REGION) for number, block in foreign.values()})
+        return foreign
+
+    def _shared_block(self, number: int, block: int) -> bytes:
+        return dict(self._own_regions(number)[block // REGION])[block % REGION]
 
     def _blocks(self, ino: int, region: int, found: list[Any]) -> list[tuple[int, bytes]]:
-        full, partial = found
+        full, partial = found[:2]
+        foreign = self._foreign(found[2]) if len(found) > 2 else {}
         blocks = []
         for index in range(REGION):
             if full >> index & 1:
-                body = self._object(ino, region * REGION + index, 0)
+                lent = foreign.get(index)
+                body = self._shared_block(*lent) if lent else self._object(ino, region * REGION + index, 0)
                 assert len(body) == BLOCK
                 blocks.append((index, body))
         for index, (base, pages, patches) in partial:
             assert not full >> index & 1
+            if index in foreign:
+                assert not pages
+                assert not patches
+                blocks.append((index, self._shared_block(*foreign[index])[:base]))
+                continue
             number = region * REGION + index
             data = bytearray(BLOCK)
             end = base
@@ -175,17 +219,30 @@ class DecodedVault:
         return self._take(BLOB, b"B", _u64(ino), _u64(block), slot.to_bytes(2, "little"))
 
     def _gather_orphans(self) -> None:
-        """Inodes without a name, and regions cut off, whose objects are still there."""
+        """Inodes without a name, and regions cut off or that nobody uses, whose objects are still there."""
         for ino, inode in self._inodes.items():
-            layout: list[Any] | None = inode[17]
-            doomed: list[list[int]] = (layout[2] or []) if layout is not None else []
-            if inode[4] == 0 or doomed:
+            _, _, doomed, name, _, cut, users = self._layout(ino)
+            if inode[4] == 0 or doomed or cut:
                 self.orphans.add(ino)
-            if inode[4] == 0 and layout is not None:
-                self._content(ino, 1 << 62, layout)
-            for start, end in doomed:
+            if inode[4] == 0 or users is not None:
+                self._content(ino, 1 << 62)
+            for _, length, number, origin in cut:
+                self._uses.update((number, origin + step) for step in range(length))
+            for start, end in doomed or ():
                 for region in range(start, end):
-                    self._blocks(ino, region, self._map(ino, region))
+                    self._region(name, region)
+
+    def _check_users(self) -> None:
+        """Shared content says of each region how many use it; one that nobody uses waits to be deleted."""
+        for ino, inode in self._inodes.items():
+            users = self._layout(ino)[6]
+            if users is None:
+                continue
+            assert inode[1] == 0, "shared content has no type"
+            counts = {region: count for low, high, count in users for region in range(low, high)}
+            assert counts == {region: count for (number, region), count in self._uses.items() if number == ino}
+            if not counts or any(blocks and region not in counts for region, blocks in self._own_regions(ino).items()):
+                self.orphans.add(ino)
 
 
 def _live(events: list[DecodedEvent]) -> dict[bytes, DecodedEvent]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, cast
 
 import pyfuse3
@@ -17,6 +18,7 @@ from atefs.errors import ExistsError, NotFoundError
 from atefs.mount import errnos
 from atefs.mount.adapter_pyfuse3 import PyfuseAdapter
 from atefs.mount.loop import RequestLoop
+from atefs.vault import acl
 from atefs.vault.inode import Inode
 
 
@@ -42,11 +44,15 @@ class FakeCommitter:
 class FakeVault:
     """One file named b"there"; `raising` is what the next calls raise, one after the other."""
 
+    notes_every_read = False
+
     def __init__(self) -> None:
         self.raising: list[Exception] = []
         self.remembered = 0
         self.inode = Inode(7, 0o100644, 1, 2, 1, 10, 8, -1, 2_000_000_003, 4, 5, stamp=1)
         self.written: list[bytes] = []
+        self.in_group: list[bool] = []
+        self.accesses = 0
 
     def _may_raise(self) -> None:
         if self.raising:
@@ -65,6 +71,20 @@ class FakeVault:
     def getattr(self, ino: int) -> Inode:
         self._may_raise()
         return self.inode
+
+    def setxattr(self, ino: int, name: bytes, value: bytes, *, in_group: bool = True) -> None:
+        self.in_group.append(in_group)
+
+    def listxattr(self, ino: int) -> list[bytes]:
+        return list(self.inode.xattrs or ())
+
+    def read(self, ino: int, offset: int, size: int) -> bytes:
+        return bytes(size)
+
+    def note_access(self, ino: int) -> bool:
+        self._may_raise()
+        self.accesses += 1
+        return False
 
     def write(self, ino: int, offset: int, data: bytes) -> int:
         self._may_raise()
@@ -182,6 +202,28 @@ def test_a_defect_is_logged_and_costs_one_caller_eio(scene: Scene) -> None:
     assert in_trio(scene.adapter.getattr(7, cast(Any, Caller))).st_ino == 7
 
 
+def test_access_times_are_asked_about_when_files_are_opened_for_reading_and_not_at_each_read(scene: Scene) -> None:
+    context = cast(Any, Caller())
+    for flags, accesses in ((os.O_RDONLY, 1), (os.O_WRONLY, 1), (os.O_RDONLY | os.O_NOATIME, 1), (os.O_RDWR, 2)):
+        handle = at_once(scene.adapter.open(7, flags, context)).fh
+        at_once(scene.adapter.read(handle, 0, 1))
+        assert scene.vault.accesses == accesses
+    scene.vault.notes_every_read = True
+    handle = at_once(scene.adapter.open(7, os.O_RDONLY, context)).fh
+    for _ in range(2):
+        at_once(scene.adapter.read(handle, 0, 1))
+    assert scene.vault.accesses == 5
+    handle = at_once(scene.adapter.open(7, os.O_RDONLY | os.O_NOATIME, context)).fh
+    at_once(scene.adapter.read(handle, 0, 1))
+    assert scene.vault.accesses == 5
+
+
+def test_where_too_much_has_gathered_access_times_are_let_go_and_readers_do_not_wait(scene: Scene) -> None:
+    scene.committer.full = True
+    at_once(scene.adapter.open(7, os.O_RDONLY, cast(Any, Caller())))
+    assert scene.vault.accesses == 0
+
+
 def test_close_reports_a_commit_that_failed_to_whoever_wrote(scene: Scene) -> None:
     scene.committer.error = NoSpaceError("full")
     assert refusal(scene.adapter.flush(7 << 1 | 1)) == errno.ENOSPC
@@ -193,7 +235,52 @@ def test_attributes_that_nobody_set_cost_no_more_than_a_look(scene: Scene) -> No
         assert refusal(scene.adapter.getxattr(7, name, cast(Any, Caller))) == errno.ENODATA
     scene.vault.inode.xattrs = {b"security.capability": b"set"}
     assert at_once(scene.adapter.getxattr(7, b"security.capability", cast(Any, Caller))) == b"set"
-    assert refusal(scene.adapter.getxattr(7, b"system.posix_acl_access", cast(Any, Caller))) == errno.EOPNOTSUPP
+    assert refusal(scene.adapter.getxattr(7, b"system.posix_acl_access", cast(Any, Caller))) == errno.ENODATA
+    assert refusal(scene.adapter.getxattr(7, b"system.unknown", cast(Any, Caller))) == errno.EOPNOTSUPP
+
+
+@pytest.mark.parametrize(
+    ("options", "kernel_checks", "known"),
+    [({"default_permissions"}, True, True), (set(), False, True), ({"default_permissions", "noacl"}, False, False)],
+)
+def test_the_kernel_looks_after_acls_where_it_checks_permissions_unless_told_not_to(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, options: set[str], kernel_checks: bool, known: bool
+) -> None:
+    told: list[set[str]] = []
+    monkeypatch.setattr(pyfuse3, "init", lambda _adapter, _mountpoint, wanted: told.append(wanted))
+    monkeypatch.setattr(pyfuse3, "trio", trio)
+    scene.vault.inode.xattrs = {acl.ACCESS: b"list", b"user.a": b""}
+    scene.adapter.attach(Path("/nowhere"), frozenset(options))
+    assert told[0] == {"fsname=atefs", "subtype=atefs", *options} - {"noacl"}
+    assert scene.adapter.enable_acl == kernel_checks
+    assert (acl.ACCESS in at_once(scene.adapter.listxattr(7, cast(Any, Caller)))) == known
+    if not known:
+        for refused in (
+            scene.adapter.getxattr(7, acl.ACCESS, cast(Any, Caller)),
+            scene.adapter.setxattr(7, acl.ACCESS, b"", cast(Any, Caller)),
+            scene.adapter.removexattr(7, acl.ACCESS, cast(Any, Caller)),
+        ):
+            assert refusal(refused) == errno.EOPNOTSUPP
+
+
+def test_who_is_of_a_file_s_group_is_asked_only_where_it_matters(scene: Scene) -> None:
+    """A caller whose groups cannot be known is taken not to be of it: the set-group bit falls then."""
+
+    class Stranger(Caller):
+        pid = 0
+
+    class Member(Stranger):
+        gid = 2
+
+    class Root(Stranger):
+        uid = 0
+
+    scene.adapter.enable_acl = True
+    at_once(scene.adapter.setxattr(7, acl.ACCESS, b"", cast(Any, Stranger)))
+    scene.vault.inode.mode |= 0o2000
+    for caller in (Stranger, Member, Root):
+        at_once(scene.adapter.setxattr(7, acl.ACCESS, b"", cast(Any, caller)))
+    assert scene.vault.in_group == [True, False, True, True]
 
 
 def test_creating_what_somebody_else_has_just_created(scene: Scene) -> None:
@@ -206,7 +293,7 @@ def test_creating_what_somebody_else_has_just_created(scene: Scene) -> None:
 
 def test_every_request_of_pyfuse3_that_a_filesystem_needs_has_a_handler() -> None:
     """The negative twin of what the adapter's text lists as refused: nothing is left out by accident."""
-    left_to_the_library = {"init", "stacktrace", "poll", "mknod"} - {"mknod"}
+    left_to_the_library = {"stacktrace", "poll"}
     named = {name for name in vars(pyfuse3.Operations) if not name.startswith("_")}
     handlers = {name for name in named if callable(getattr(pyfuse3.Operations, name))}
     assert handlers - set(vars(PyfuseAdapter)) == left_to_the_library

@@ -13,7 +13,7 @@ from atedb.chain.heads import Head
 from atedb.errors import NoSpaceError, NotResident, StorageError
 from atefs.mount import committer as module
 from atefs.mount.committer import BRAKE_BYTES, COMMIT_BYTES, INTERVAL, Committer
-from atefs.mount.loop import RequestLoop
+from atefs.mount.waiting import Waiting
 
 
 class FakeFrozen:
@@ -62,6 +62,7 @@ class FakeChain:
         self.failed: Exception | None = None
         self.due = False
         self.remembered: list[int] = []
+        self.settled = self.ready = 0
 
     @property
     def head(self) -> Head:
@@ -79,7 +80,10 @@ class FakeChain:
         self.written += 1
 
     def settle(self, batch: list[int]) -> None:
-        pass
+        self.settled += 1
+
+    def make_ready(self) -> None:
+        self.ready += 1
 
     def abandon(self, batch: list[int]) -> None:
         pass
@@ -107,9 +111,10 @@ class Scene:
     def __init__(self) -> None:
         self.vault = FakeVault()
         self.chain = FakeChain()
+        self.loop = Waiting()
         self.write_backs = 0
         self.committer = Committer(
-            cast(Any, self.vault), cast(Any, self.chain), RequestLoop(), self._write_back, trio.current_time
+            cast(Any, self.vault), cast(Any, self.chain), self.loop, self._write_back, trio.current_time
         )
 
     async def _write_back(self) -> None:
@@ -201,7 +206,7 @@ def test_a_lone_sync_is_one_commit_and_one_barrier_on_the_spot(scene: Scene) -> 
 
 
 def test_many_syncs_at_once_share_a_commit_and_a_barrier(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RequestLoop, "pending", lambda self: True)
+    monkeypatch.setattr(Waiting, "pending", lambda self: True)
 
     async def one() -> None:
         scene.write(4096)
@@ -305,3 +310,21 @@ def test_the_end_takes_everything_along(scene: Scene) -> None:
     trio.run(scene.committer.finish)
     assert scene.vault.settled_bytes == module.MIB * 3
     assert scene.chain.durable == scene.chain.written == 1
+
+
+def test_a_commit_on_the_spot_is_settled_when_nobody_waits_and_before_the_next(scene: Scene) -> None:
+    def no_request(_: float) -> list[tuple[int, int]]:
+        return []
+
+    async def play() -> None:
+        scene.write(1)
+        assert scene.committer.sync_now()
+        assert (scene.chain.durable, scene.chain.settled) == (1, 0)
+        scene.write(1)
+        assert scene.committer.sync_now()
+        assert (scene.chain.durable, scene.chain.settled) == (2, 1)
+        scene.loop._nap(no_request, 0)
+        assert (scene.chain.settled, scene.chain.ready) == (2, 1)
+        assert scene.vault.settled_bytes == 2
+
+    scene.play(play)

@@ -26,6 +26,11 @@ async def count(tell: Tell) -> dict[str, object]:
     return {"counted": 3}
 
 
+async def fail(_tell: Tell) -> dict[str, object]:
+    async with trio.open_nursery():
+        raise InUseError("in a group of exceptions")
+
+
 async def refuse(_tell: Tell) -> dict[str, object]:
     await trio.lowlevel.checkpoint()
     raise InUseError("somebody has it")
@@ -35,7 +40,7 @@ def serving(play: Callable[[Path], Any]) -> Any:
     """The result of `play`, called in a thread with the socket's path while the server answers."""
 
     async def main() -> Any:
-        server = ControlServer(MOUNTPOINT, {"count": count, "refuse": refuse})
+        server = ControlServer(MOUNTPOINT, {"count": count, "fail": fail, "refuse": refuse})
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.serve)
@@ -79,7 +84,7 @@ def test_a_refusal_keeps_its_words_and_its_exit_code() -> None:
 @pytest.mark.parametrize("request_", [b"\n", b"{}\n", b'{"op": []}\n', b'"count"\n', b"\xff\xfe\n", b"x" * REQUEST_MAX])
 def test_nonsense_is_answered_with_what_there_is(request_: bytes) -> None:
     answer = json.loads(serving(lambda path: raw(path, request_)))
-    assert "count, refuse" in answer["error"]
+    assert "count, fail, refuse" in answer["error"]
 
 
 def test_silent_clients_do_not_keep_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +108,16 @@ def test_a_client_that_leaves_in_the_middle_costs_only_itself() -> None:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(os.fspath(path))
             sock.sendall(b'{"op": "count"}\n')
+        assert client.ask(MOUNTPOINT, "count") == {"counted": 3}
+
+    serving(play)
+
+
+@pytest.mark.expect_log("a control request failed")
+def test_a_request_that_fails_in_an_unforeseen_way_costs_only_itself() -> None:
+    def play(_: Path) -> None:
+        with pytest.raises(client.NoDriverError, match="its log says why"):
+            client.ask(MOUNTPOINT, "fail")
         assert client.ask(MOUNTPOINT, "count") == {"counted": 3}
 
     serving(play)

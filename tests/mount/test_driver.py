@@ -10,8 +10,9 @@ from atedb.chain.chain import Chain
 from atefs.mount.adapter_pyfuse3 import PyfuseAdapter
 from atefs.mount.driver import Driver, MountPlan, kernel_options
 from atefs.mount.opening import open_chain
-from atefs.mount.options import MountOptions
+from atefs.mount.options import MountOptions, parse
 from atefs.mount.preflight import NoFuseError
+from atefs.vault.atime import AtimePolicy, AtimeRule
 from atefs.vault.vault import Vault
 
 ROOT = bytes(range(32))
@@ -61,3 +62,12 @@ def test_a_plan_does_not_show_its_key(tmp_path: Path) -> None:
 def test_the_kernel_checks_permissions_whenever_others_are_let_in() -> None:
     assert "default_permissions" in kernel_options(MountOptions(allow_other=True))
     assert "ro" in kernel_options(MountOptions(read_only=True))
+
+
+def test_of_options_about_access_times_the_last_one_counts() -> None:
+    assert parse([]).atime_policy == AtimePolicy(AtimeRule.RELATIME, AtimeRule.RELATIME)
+    assert parse(["noatime,strictatime"]).atime_policy == AtimePolicy(AtimeRule.STRICTATIME, AtimeRule.STRICTATIME)
+    assert parse(["nodiratime"]).atime_policy == AtimePolicy(AtimeRule.RELATIME, AtimeRule.NOATIME)
+    assert parse(["strictatime", "noatime"]).atime_policy == AtimePolicy(AtimeRule.NOATIME, AtimeRule.NOATIME)
+    assert "noatime" in kernel_options(parse(["relatime,noatime"]))
+    assert "noatime" not in kernel_options(parse(["noatime,relatime"]))

@@ -89,6 +89,7 @@ def test_options_as_in_fstab() -> None:
 
 def test_the_later_option_wins() -> None:
     assert not parse(["ro", "rw"]).read_only
+    assert [parse([text]).acl for text in ("", "noacl", "acl,noacl", "noacl,acl")] == [True, False, False, True]
     assert parse(["nosuid"], MountOptions(read_only=True)).read_only
 
 

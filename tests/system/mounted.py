@@ -92,10 +92,10 @@ class Mounted:
         assert not running(self.pid)
         assert mountinfo.find(self.path) is None
 
-    def remount(self) -> None:
+    def remount(self, *arguments: str | Path) -> None:
         """Unmount and mount again: what is seen then comes from the store."""
         self.umount()
-        self.mount()
+        self.mount(*arguments)
 
     def write_synced(self, name: str, content: bytes) -> None:
         """A file that is on stable storage when this returns."""

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
-import subprocess
-import sys
 import sysconfig
 from pathlib import Path
 
@@ -72,44 +69,6 @@ def test_git_works_as_anywhere(vault: Mounted, library: Path) -> None:
         assert git("status", "--porcelain", cwd=vault / place) == ""
     git("gc", "-q", "--prune=now")
     git("fsck", "--full", "--strict")
-
-
-WRITER = """
-import sqlite3, sys
-base = sqlite3.connect(sys.argv[1], isolation_level=None)
-base.execute("PRAGMA journal_mode=" + sys.argv[2])
-base.execute("PRAGMA synchronous=EXTRA")
-base.execute("CREATE TABLE IF NOT EXISTS t (n INTEGER PRIMARY KEY, content BLOB)")
-for n in range(1, 100_000):
-    base.execute("BEGIN")
-    base.execute("INSERT INTO t VALUES (?, randomblob(3000))", (n,))
-    base.execute("UPDATE t SET content = randomblob(2000) WHERE n = ?", (max(1, n - 7),))
-    base.execute("COMMIT")
-    print(n, flush=True)
-"""
-
-
-@pytest.mark.parametrize("journal", ["DELETE", "WAL"])
-def test_sqlite_keeps_what_it_committed_when_the_driver_is_killed(vault: Mounted, journal: str) -> None:
-    """Also: the mount that the killed driver leaves is cleared away by the next `atefs mount`, without fsck."""
-    base = vault / "base.db"
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITER, base, journal], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as writer:
-        assert writer.stdout is not None
-        committed = 0
-        for line in writer.stdout:
-            committed = int(line)
-            if committed >= 50:
-                break
-        vault.kill()
-        committed = max([committed, *(int(line) for line in writer.stdout if line.strip())])
-    vault.mount()
-    with sqlite3.connect(base) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        (newest,) = connection.execute("SELECT max(n) FROM t").fetchone()
-    connection.close()
-    assert newest >= committed
 
 
 @pytest.mark.needs("rsync", "setfacl")

@@ -89,15 +89,16 @@ def counted_blocks(vault: Vault, inode: Inode) -> int:
     if layout is None:
         return total
     maps = vault._reader._maps
-    for start, end in [(0, 1), *layout.ranges]:
-        for region in range(start, end):
-            found = maps.get(inode, region)
-            assert found is not None
-            for index in range(REGION_BLOCKS):
-                dirty = layout.dirty.get(region * REGION_BLOCKS + index)
-                total += sectors(max(found.end(index), dirty.end if dirty else 0))
+    for region in layout.regions():
+        found = maps.get(inode, region)
+        assert found is not None
+        for index in range(REGION_BLOCKS):
+            dirty = layout.dirty.get(region * REGION_BLOCKS + index)
+            total += sectors(max(found.end(index), dirty.end if dirty else 0))
+    for base in layout.cut:
+        total += sum(maps.borrowed(base.number, base.origin + step).sectors() for step in range(base.length))
     for start, end in layout.doomed or []:
-        total += sum(maps.load(inode.ino, region).sectors() for region in range(start, end))
+        total += sum(maps.load(inode.content, region).sectors() for region in range(start, end))
     return total
 
 

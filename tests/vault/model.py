@@ -126,6 +126,15 @@ class Model:
             directory.nlink += 1
         self.nodes[ino] = node
 
+    def tmpfile(self, parent: int, ino: int, node: Node, now: int) -> None:
+        """Held once by the kernel, as an open file is."""
+        node.mtime = node.ctime = node.atime = now
+        node.nlink = 0
+        if self.nodes[parent].mode & stat.S_ISGID:
+            node.gid = self.nodes[parent].gid
+        self.nodes[ino] = node
+        self.held[ino] = 1
+
     def link(self, ino: int, parent: int, name: bytes, now: int) -> None:
         self.directory(parent)
         if self.nodes[parent].nlink == 0:
@@ -133,8 +142,6 @@ class Model:
         node = self.nodes[ino]
         if node.is_dir:
             raise Refused(errno.EPERM)
-        if node.nlink == 0:
-            raise Refused(errno.ENOENT)
         directory = self.check_free(parent, name)
         directory.entries[name] = ino
         directory.mtime = directory.ctime = node.ctime = now

@@ -11,9 +11,9 @@ import pytest
 from atedb.chain.chain import Chain
 from atedb.chain.event import Change, Lane, Term
 from atedb.errors import DamagedError
-from atefs.vault import codec
+from atefs.vault import acl, codec
 from atefs.vault.check import Kind, Problem, Survey
-from atefs.vault.inode import Caller, Inode
+from atefs.vault.inode import Attributes, Caller, Inode
 from atefs.vault.limits import BLOCK, REGION_BLOCKS, ROOT_INO
 from atefs.vault.mend import LOST_AND_FOUND, mend
 from atefs.vault.vault import Vault
@@ -87,6 +87,12 @@ def plant_unlisted_entry(p: Planted) -> None:
     p.chain.commit([codec.superblock_change(p.chain, 0, 65_538, 0)._replace(terms=(row,))])
 
 
+def plant_unsound_acl(p: Planted) -> None:
+    small = p.inode(p.small)
+    small.xattrs = {acl.ACCESS: b"no list", b"user.kept": b""}
+    p.put(small, mode=stat.S_IFREG | 0o674)
+
+
 PLANTS: dict[Kind, Plant] = {
     Kind.NO_SUPERBLOCK: lambda p: p.end(codec.superblock_key(p.chain), Lane.META),
     Kind.NO_ROOT: lambda p: p.end(codec.inode_key(p.chain, ROOT_INO), Lane.META),
@@ -101,6 +107,7 @@ PLANTS: dict[Kind, Plant] = {
     Kind.ENTRIES: lambda p: p.put(p.inode(p.folder), size=7),
     Kind.PARENT: lambda p: p.put(p.inode(p.folder), parent=7),
     Kind.LISTING: plant_unlisted_entry,
+    Kind.ACL: plant_unsound_acl,
     Kind.ORPHAN: plant_unlisted_orphan,
     Kind.LOST_MAP: lambda p: p.end(codec.map_key(p.chain, p.big, 1), Lane.META),
     Kind.LOST_BLOCK: lambda p: p.end(codec.block_key(p.chain, p.big, 1, 0), Lane.BLOB),
@@ -147,6 +154,17 @@ def test_a_planted_problem_is_found_named_and_mended(planted: Planted, kind: Kin
         assert [row.name for row in vault.readdir(folder)][2:] == [b"big"]
     else:
         assert vault.read(vault.lookup(folder, b"small").ino, 0, 100) == b"small content"
+
+
+def test_without_its_unsound_list_a_file_is_open_to_nobody_new(planted: Planted) -> None:
+    PLANTS[Kind.ACL](planted)
+    vault = Vault(planted.chain)
+    with pytest.raises(DamagedError, match="atefs fsck"):
+        vault.setattr(planted.small, Attributes(mode=0o600))
+    problems = mended(planted.chain)
+    assert [(p.kind, p.path) for p in problems] == [(Kind.ACL, b"/folder/small")]
+    small = Vault(planted.chain).getattr(planted.small)
+    assert (small.mode & 0o777, small.xattrs) == (0o604, {b"user.kept": b""})
 
 
 def test_what_has_no_name_is_found_again_in_lost_and_found(planted: Planted) -> None:

@@ -21,7 +21,7 @@ ORPHANS = codec.orphans_group(KEYS)
 
 
 def inode(**fields: object) -> Inode:
-    made = Inode(7, 0o100644, 1, 2, 1, 5, 8, -1, 2**62, 3, 4)
+    made = Inode(7, 0o100644, 1, 2, 1, 5, 8, -1, 2**62, 3, 4, content=7)
     made.key = codec.inode_key(KEYS, 7)
     for name, value in fields.items():
         setattr(made, name, value)

@@ -11,6 +11,7 @@ from atedb.errors import DamagedError
 from atefs.vault.codec import block_key
 from atefs.vault.inode import Attributes
 from atefs.vault.limits import BLOCK, INLINE_MAX, PATCHES_MAX, REGION_BLOCKS
+from atefs.vault.vault import Vault
 from tests.vault.conftest import Bench, size_of, tally
 
 REGION = BLOCK * REGION_BLOCKS
@@ -258,5 +259,17 @@ def test_a_block_that_is_gone_is_reported_and_not_read_as_zeros(quick: Bench) ->
     del quick.chain.objects[block_key(quick.chain, file, 1, 0)]  # type: ignore[union-attr]
     vault = quick.reopen()
     assert len(vault.read(file, 0, BLOCK)) == BLOCK
-    with pytest.raises(DamagedError, match="Block 1 of inode"):
+    with pytest.raises(DamagedError, match="Block 1 of content"):
         vault.read(file, BLOCK, 1)
+
+
+def test_a_kernel_that_keeps_the_times_of_files_sets_them_itself(quick: Bench) -> None:
+    file = quick.file(data=b"x" * BLOCK)
+    quick.vault.commit()
+    vault = Vault(quick.chain, quick.clock, kernel_times=True)
+    before = vault.getattr(file).mtime, vault.getattr(file).ctime
+    vault.write(file, 5, b"y")
+    vault.setattr(file, Attributes(size=7))
+    assert (vault.getattr(file).mtime, vault.getattr(file).ctime) == before
+    vault.setattr(file, Attributes(mtime=3, ctime=4))
+    assert (vault.getattr(file).mtime, vault.getattr(file).ctime) == (3, 4)

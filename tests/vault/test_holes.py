@@ -67,6 +67,14 @@ def test_a_hole_over_many_regions_is_left_to_the_reaper(bench: Bench) -> None:
     assert bench.vault.getattr(file).blocks == 16
 
 
+def test_a_hole_behind_the_end_of_a_small_file_leaves_its_content(bench: Bench) -> None:
+    file = bench.file(data=b"small")
+    bench.committed()
+    bench.vault.punch_hole(file, 100, 100)
+    bench.committed()
+    assert bench.reopen().read(file, 0, 10) == b"small"
+
+
 def test_a_hole_needs_a_beginning_and_a_length(bench: Bench) -> None:
     file = bench.file(data=b"data")
     for offset, size in ((-1, 5), (0, 0)):

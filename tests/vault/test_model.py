@@ -117,6 +117,32 @@ class VaultMachine(RuleBasedStateMachine):
         }
         self.both(operations[kind], modelled)
 
+    @rule(number=picks)
+    def tmpfile(self, number: int) -> None:
+        parent = self.pick(number, "dir")
+
+        def made() -> Any:
+            inode = self.vault.tmpfile(parent, 0o666, ME)
+            self.vault.remember(inode.ino)
+            return inode
+
+        def modelled(inode: Any) -> None:
+            if self.model.nodes[parent].nlink == 0:
+                raise Refused(errno.ENOENT)
+            self.model.tmpfile(parent, inode.ino, Node(stat.S_IFREG | 0o644, 1000, 100), self.now)
+
+        self.both(made, modelled)
+
+    @rule(number=picks, other=picks, name=names)
+    def link_what_has_no_name(self, number: int, other: int, name: bytes) -> None:
+        """As `link`, more often of what only an open file keeps."""
+        nameless = sorted(ino for ino, node in self.model.nodes.items() if not node.nlink and not node.is_dir)
+        if nameless:
+            ino, parent = nameless[number % len(nameless)], self.pick(other, "dir")
+            self.both(
+                lambda: self.vault.link(ino, parent, name), lambda _: self.model.link(ino, parent, name, self.now)
+            )
+
     @rule(number=picks, other=picks, name=names)
     def link(self, number: int, other: int, name: bytes) -> None:
         ino, parent = self.pick(number, "any"), self.pick(other, "dir")
@@ -198,6 +224,25 @@ class VaultMachine(RuleBasedStateMachine):
             node.mtime = node.ctime = self.now
 
         self.both(lambda: self.vault.punch_hole(ino, offset, length), modelled)
+
+    @rule(number=picks, place=places, nudge=nudges, length=lengths | st.sampled_from([REGION, 3 * REGION]),
+          zero=st.booleans(), keep=st.booleans())  # fmt: skip
+    def allocate(self, number: int, place: int, nudge: int, length: int, *, zero: bool, keep: bool) -> None:
+        ino = self.pick(number, "file")
+        if not ino:
+            return
+        offset = max(0, place + nudge)
+
+        def modelled(_: object) -> None:
+            node = self.model.nodes[ino]
+            if zero:
+                node.punch(offset, length)
+            if not keep:
+                node.resize(max(node.size, offset + length))
+            node.mtime = node.ctime = self.now
+
+        call = self.vault.zero_range if zero else self.vault.allocate
+        self.both(lambda: call(ino, offset, length, keep_size=keep), modelled)
 
     @rule(number=picks, place=places, nudge=nudges, length=lengths)
     def read(self, number: int, place: int, nudge: int, length: int) -> None:

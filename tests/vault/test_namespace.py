@@ -11,6 +11,7 @@ import pytest
 from atedb.errors import AteError
 from atefs.vault import limits
 from atefs.vault.inode import Attributes, Caller
+from atefs.vault.limits import BLOCK, REGION_BLOCKS
 from atefs.vault.rename import EXCHANGE, NOREPLACE
 from tests.vault.conftest import ME, Bench
 
@@ -71,6 +72,8 @@ def test_each_refusal_has_its_errno_and_changes_nothing(bench: Bench) -> None:
         "removexattr of nothing": ("ENODATA", lambda: vault.removexattr(file, b"user.x")),
         "setxattr replacing nothing": ("ENODATA", lambda: vault.setxattr(file, b"user.x", b"", 2)),
         "setxattr with a long name": ("ERANGE", lambda: vault.setxattr(file, b"u" * 256, b"")),
+        "setxattr of no namespace": ("ENOTSUP", lambda: vault.setxattr(file, b"nonsense", b"")),
+        "setxattr of a namespace alone": ("EINVAL", lambda: vault.setxattr(file, b"user.", b"")),
         "setxattr with a large value": ("E2BIG", lambda: vault.setxattr(file, b"user.x", bytes(65_537))),
         "setxattr with odd flags": ("EINVAL", lambda: vault.setxattr(file, b"user.x", b"", 3)),
     }
@@ -113,10 +116,12 @@ def test_a_removed_directory_in_use_takes_no_new_names(bench: Bench) -> None:
     assert [entry.name for entry in vault.readdir(folder)] == [b".", b".."]
 
 
-def test_a_deleted_file_cannot_be_linked_again(bench: Bench) -> None:
+def test_a_deleted_file_that_waits_to_be_reaped_cannot_be_linked_again(bench: Bench) -> None:
     file = bench.file()
-    bench.vault.remember(file)
+    bench.vault.write(file, REGION_BLOCKS * BLOCK, b"x")
+    bench.committed()
     bench.vault.unlink(1, b"f")
+    assert bench.vault.getattr(file).nlink == 0
     assert refused(lambda: bench.vault.link(file, 1, b"again")) == "ENOENT"
 
 
@@ -280,12 +285,12 @@ def test_renaming_one_link_over_another_of_the_same_file_does_nothing(bench: Ben
 def test_xattrs_come_back_as_they_were(bench: Bench) -> None:
     vault, file = bench.vault, bench.file()
     vault.setxattr(file, b"user.a", b"\0binary\xff")
-    vault.setxattr(file, b"system.posix_acl_access", b"acl", 1)
+    vault.setxattr(file, b"trusted.a", b"t", 1)
     vault.setxattr(file, b"user.a", b"new", 2)
     assert refused(lambda: vault.setxattr(file, b"user.a", b"", 1)) == "EEXIST"
     bench.committed()
     vault = bench.reopen()
-    assert sorted(vault.listxattr(file)) == [b"system.posix_acl_access", b"user.a"]
+    assert sorted(vault.listxattr(file)) == [b"trusted.a", b"user.a"]
     assert vault.getxattr(file, b"user.a") == b"new"
     for name in vault.listxattr(file):
         vault.removexattr(file, name)

@@ -1,0 +1,58 @@
+"""The adapter that speaks the kernel's protocol itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from atefs.mount.committer import Committer
+from atefs.mount.direct.answers import Attributes
+from atefs.mount.direct.connection import connect
+from atefs.mount.direct.files import Files
+from atefs.mount.direct.folders import Folders
+from atefs.mount.direct.inode_flags import InodeFlags
+from atefs.mount.direct.names import Names
+from atefs.mount.direct.nodes import Nodes
+from atefs.mount.direct.protocol import Init
+from atefs.mount.direct.services import Services
+from atefs.mount.direct.session import Session
+from atefs.mount.reaper import Reaper
+from atefs.vault.vault import Vault
+
+
+class DirectAdapter:
+    """One mount over /dev/fuse: a `KernelAdapter`."""
+
+    def __init__(self, vault: Vault, committer: Committer, reaper: Reaper, session: Session) -> None:
+        self._vault = vault
+        self._committer = committer
+        self._reaper = reaper
+        self._session = session
+
+    def attach(self, mountpoint: Path, options: frozenset[str]) -> None:
+        acl = "noacl" not in options
+        in_kernel = acl and "default_permissions" in options  # with lists, the kernel sets that in any case
+        self.prepare(acl=acl, acl_in_kernel=in_kernel)
+        self._session.attach(connect(mountpoint, options - {"noacl"}), Init.POSIX_ACL if in_kernel else Init(0))
+
+    def prepare(self, *, acl: bool, acl_in_kernel: bool) -> None:
+        """Let the session know its handlers; as `Services` has it."""
+        services = Services(
+            self._vault, self._committer, self._reaper, Attributes(), self._session.stale, acl, acl_in_kernel
+        )
+        names = Names(services)
+        parts = (names, Nodes(services), Files(services), Folders(services), InodeFlags(services))
+        handlers = [part.handlers() for part in parts]
+        self._session.serve_with({opcode: one for some in handlers for opcode, one in some.items()}, names.let_go)
+
+    async def serve(self) -> None:
+        await self._session.serve()
+
+    def stop(self) -> None:
+        self._session.stop()
+
+    def detach(self) -> None:
+        self._session.detach()
+
+    @property
+    def requests(self) -> int:
+        return self._session.requests

@@ -1,0 +1,49 @@
+"""What all handlers share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from atefs.mount.committer import Committer
+from atefs.mount.direct.answers import Attributes
+from atefs.mount.direct.request import Later, Request
+from atefs.mount.reaper import Reaper
+from atefs.vault.inode import Caller, Inode
+from atefs.vault.vault import Vault
+
+UNPRIVILEGED = Caller(uid=65_534)
+"""On whose behalf a file is changed of which the kernel says that its set-id bits fall."""
+
+
+class Services(NamedTuple):
+    """One mount's. stale: tells the kernel that the attributes of an inode are out of date.
+
+    acl: access control lists are kept. acl_in_kernel: and the kernel goes by them.
+    """
+
+    vault: Vault
+    committer: Committer
+    reaper: Reaper
+    attributes: Attributes
+    stale: Callable[[int], None]
+    acl: bool
+    acl_in_kernel: bool
+
+    def note_access(self, ino: int) -> bool:
+        """It is being read; True: its access time has changed. Not worth waiting for: a later request does it."""
+        if self.committer.full or not self.vault.note_access(ino):
+            return False
+        self.committer.touch()
+        return True
+
+    def known(self, request: Request, inode: Inode) -> bytes:
+        """The inode's entry, for an answer after which the kernel knows it once more."""
+        self.vault.remember(inode.ino)
+        request.known = (inode.ino,)
+        return self.attributes.entry(inode)
+
+    def brake(self) -> None:
+        """To be called before anything new is taken. Raises Later while more has gathered than memory should hold."""
+        if self.committer.full:
+            raise Later(self.committer.room)
