@@ -6,6 +6,7 @@ settled in the owner thread and written in between: prepare, write, settle (or a
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import time
@@ -32,6 +33,8 @@ from atedb.crypto.keys import KeyRing, root_signing_key
 from atedb.crypto.sethash import SetHash
 from atedb.crypto.signing import Certificate, SigningKey
 from atedb.errors import AteError, DamagedError, NoSpaceError, ReadOnlyError, StoreExistsError
+
+log = logging.getLogger(__name__)
 
 RESERVE = 16 << 20
 """Bytes of the disk left to deletions when it fills up."""
@@ -379,10 +382,16 @@ class Chain:
         try:
             if not self.read_only and self.failed is None:
                 if self._cost.events:
-                    self.checkpoint()
+                    self._checkpoint_at_close()
                 self._log.trim()
         finally:
             self._release()
+
+    def _checkpoint_at_close(self) -> None:
+        try:
+            self.checkpoint()
+        except NoSpaceError as error:
+            log.warning("there is no room for a last checkpoint, so the next opening takes longer: %s", error)
 
     def _release(self) -> None:
         """Undo, last first, what opening has taken so far."""
@@ -410,7 +419,8 @@ class Chain:
         self.written = self.durable = state.sequence
         self._cost.add(state.sequence - before, 0)
         if not self.read_only:
-            manifest.save(disk, store)
+            if not manifest.is_saved(disk, store):  # else nothing is written, so that a full disk can be opened
+                manifest.save(disk, store)
             self._log.barrier()  # what was replayed may still be in the page cache only
             self._take_device(root, load_device(disk, store, self.keys) or make_device(disk, store, self.keys))
 

@@ -102,7 +102,11 @@ class Log:
         first = old.sealed[-1].last + 1 if old.sealed else 1
         done = SealedSegment(old.active, first, sequence - 1, self.end, previous.hex())
         manifest = Manifest(old.format, old.chain, header.number, [*old.sealed, done])
-        manifest.save(self._disk, self._store)
+        try:
+            manifest.save(self._disk, self._store)
+        except AteError:
+            fresh.close()
+            raise
         with self._writing, self._opening:
             self._sealed[old.active] = self._active
             self._active, self.manifest = fresh, manifest
@@ -182,7 +186,11 @@ def _new_segment(disk: Disk, store: Path, header: SegmentHeader) -> File:
     path = segment_path(store, header.number)
     disk.unlink(path)  # left by a crash between its creation and the manifest that would have named it
     file = disk.create(path)
-    file.write([header.encode()], 0)
-    file.sync()
-    disk.sync_folder(path.parent)
+    try:
+        file.write([header.encode()], 0)
+        file.sync()
+        disk.sync_folder(path.parent)
+    except AteError:
+        file.close()
+        raise
     return file

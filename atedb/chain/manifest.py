@@ -57,6 +57,10 @@ class Manifest(msgspec.Struct, frozen=True):
         """Swap it in durably."""
         disk.replace(store / NAME, self.encode())
 
+    def is_saved(self, disk: Disk, store: Path) -> bool:
+        """Whether the store has exactly this one."""
+        return NAME in disk.names(store) and disk.read_bytes(store / NAME) == self.encode()
+
 
 def load_manifest(disk: Disk, store: Path) -> Manifest:
     """The store's manifest. Raises DamagedError."""

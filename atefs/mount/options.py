@@ -52,7 +52,7 @@ _PATHS = {
     "key_file": "key_file",
     "log-file": "log_file",
 }
-DRIVERS = ("pyfuse3", "direct")
+DRIVERS = ("direct", "pyfuse3")
 """How the kernel is spoken to; the first is the default."""
 
 

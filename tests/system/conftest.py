@@ -7,13 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from atefs.mount.options import DRIVERS
 from tests.system.mounted import Mounted
 
 
+@pytest.fixture(params=DRIVERS)
+def driver(request: pytest.FixtureRequest) -> str:
+    """How the kernel is spoken to: every test runs both ways, unless its module says otherwise (`ONCE`)."""
+    return str(request.param)
+
+
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Mounted]:
+def place(tmp_path: Path, driver: str) -> Iterator[Mounted]:
     """A place for a vault, nothing mounted yet."""
-    mounted = Mounted(tmp_path)
+    mounted = Mounted(tmp_path, driver)
     try:
         yield mounted
     finally:

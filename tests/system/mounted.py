@@ -12,11 +12,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from atefs.mount import mountinfo
+from atefs.mount.options import DRIVERS
 
 PASSPHRASE = "correct horse battery staple"
 ATEFS = [sys.executable, "-m", "atefs.cli"]
 PATIENCE = 60.0
+ONCE = pytest.mark.parametrize("driver", [DRIVERS[0]], indirect=True)
+"""For tests that do not depend on how the kernel is spoken to."""
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
@@ -54,8 +59,9 @@ def running(pid: int) -> bool:
 class Mounted:
     """A mount point, its vault, and the passphrase in a file."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, driver: str) -> None:
         self.folder = folder
+        self.driver = driver
         self.path = folder / "vault"
         self.passphrase_file = folder / "passphrase"
         self.passphrase_file.touch(mode=0o600)
@@ -78,7 +84,8 @@ class Mounted:
 
     def mount(self, *arguments: str | Path) -> None:
         """Mount, and note the driver's process."""
-        self.said = atefs("mount", "--passphrase-file", self.passphrase_file, *arguments, self.path).stdout
+        options = ("--driver", self.driver, "--passphrase-file", self.passphrase_file)
+        self.said = atefs("mount", *options, *arguments, self.path).stdout
         self.pid = self.status()["pid"]
 
     def status(self) -> dict[str, Any]:
@@ -92,10 +99,10 @@ class Mounted:
         assert not running(self.pid)
         assert mountinfo.find(self.path) is None
 
-    def remount(self, *arguments: str | Path) -> None:
+    def remount(self) -> None:
         """Unmount and mount again: what is seen then comes from the store."""
         self.umount()
-        self.mount(*arguments)
+        self.mount()
 
     def write_synced(self, name: str, content: bytes) -> None:
         """A file that is on stable storage when this returns."""

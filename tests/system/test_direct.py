@@ -7,27 +7,19 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.system.mounted import Mounted, atefs, run
 
-pytestmark = pytest.mark.needs("fuse", "root")
+pytestmark = [pytest.mark.needs("fuse", "root"), pytest.mark.parametrize("driver", ["direct"], indirect=True)]
 
 MIB = 1 << 20
 KEEP_SIZE, PUNCH_HOLE, COLLAPSE_RANGE, ZERO_RANGE = 1, 2, 8, 16
 AT_FDCWD, AT_SYMLINK_FOLLOW = -100, 0x400
 libc = ctypes.CDLL(None, use_errno=True)
-
-
-@pytest.fixture
-def vault(place: Mounted) -> Iterator[Mounted]:
-    """A new vault, mounted by the direct adapter."""
-    place.mount("--driver", "direct")
-    yield place
-    assert not place.complaints()
 
 
 def refused(call: Callable[[], object]) -> int:
@@ -81,7 +73,7 @@ def test_ranges_are_allocated_and_zeroed(vault: Mounted) -> None:
 def test_a_copy_shares_its_blocks_and_is_independent(vault: Mounted) -> None:
     content = os.urandom(16 * MIB)
     (vault / "first").write_bytes(content)
-    vault.remount("--driver", "direct")
+    vault.remount()
     stored = vault.status()["stored_bytes"]
     source, target = opened(vault / "first"), opened(vault / "second")
     copied = 0
@@ -92,11 +84,11 @@ def test_a_copy_shares_its_blocks_and_is_independent(vault: Mounted) -> None:
     os.pwrite(source, b"changed", 5 * MIB)
     os.close(source)
     os.close(target)
-    vault.remount("--driver", "direct")
+    vault.remount()
     assert (vault / "second").read_bytes() == content
     assert (vault / "first").read_bytes() == content[: 5 * MIB] + b"changed" + content[5 * MIB + 7 :]
     (vault / "first").unlink()
-    vault.remount("--driver", "direct")
+    vault.remount()
     assert (vault / "second").read_bytes() == content
 
 
@@ -111,7 +103,7 @@ def test_a_file_without_a_name_can_get_one(vault: Mounted) -> None:
     lost = opened(vault.path, os.O_TMPFILE | os.O_RDWR)
     os.write(lost, b"never named")
     os.close(lost)
-    vault.remount("--driver", "direct")
+    vault.remount()
     assert (vault / "named").read_bytes() == b"nameless"
     assert os.listdir(vault.path) == ["named"]
 
@@ -152,7 +144,7 @@ def test_setxattr_knows_create_and_replace(vault: Mounted) -> None:
 
 
 def test_set_id_bits_fall_when_somebody_else_writes(place: Mounted) -> None:
-    place.mount("--driver", "direct", "--allow-other")
+    place.mount("--allow-other")
     for folder in (place.path, place.folder, *place.folder.parents):
         folder.chmod(folder.stat().st_mode | 0o011)
     path = place / "file"
@@ -185,9 +177,9 @@ def test_a_killed_driver_and_a_forced_unmount_end_cleanly(vault: Mounted) -> Non
     vault.kill()
     assert refused((vault / "other").touch) == errno.ENOTCONN
     assert refused(lambda: os.close(fd)) in (errno.ENOTCONN, 0)
-    vault.mount("--driver", "direct")
+    vault.mount()
     assert (vault / "file").read_bytes() == b"content"
     run("umount", "-f", vault.path)
-    vault.mount("--driver", "direct")
+    vault.mount()
     assert (vault / "file").read_bytes() == b"content"
     assert atefs("status", vault.path).returncode == 0

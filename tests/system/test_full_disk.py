@@ -14,9 +14,9 @@ from threading import Thread
 import pytest
 
 from atedb.errors import ExitCode
-from tests.system.mounted import Mounted, atefs, run, until
+from tests.system.mounted import ONCE, Mounted, atefs, run, until
 
-pytestmark = pytest.mark.needs("fuse", "root")
+pytestmark = [pytest.mark.needs("fuse", "root"), ONCE]
 
 MIB = 1 << 20
 PIECE = 1 * MIB

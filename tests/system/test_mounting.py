@@ -17,9 +17,9 @@ import pytest
 
 from atedb.errors import ExitCode
 from atefs.mount import mountinfo
-from tests.system.mounted import ATEFS, Mounted, atefs, run, running, until
+from tests.system.mounted import ATEFS, ONCE, Mounted, atefs, run, running, until
 
-pytestmark = pytest.mark.needs("fuse")
+pytestmark = [pytest.mark.needs("fuse"), ONCE]
 
 CODE = re.compile(r"ATER(-[0-9A-Z]{5}){9}")
 

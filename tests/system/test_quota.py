@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.mounted import Mounted, atefs, until
+from tests.system.mounted import ONCE, Mounted, atefs, until
 from tests.system.test_full_disk import PIECE, refused
 
-pytestmark = pytest.mark.needs("fuse")
+pytestmark = [pytest.mark.needs("fuse"), ONCE]
 
 
 @pytest.fixture

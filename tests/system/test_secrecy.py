@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.mounted import PASSPHRASE, Mounted, atefs
+from tests.system.mounted import ONCE, PASSPHRASE, Mounted, atefs
 
-pytestmark = pytest.mark.needs("fuse")
+pytestmark = [pytest.mark.needs("fuse"), ONCE]
 
 CANARY = b"CaNaRy-8d1f3a"
 

@@ -26,7 +26,8 @@ from atefs.vault.limits import BLOCK, PAGE, REGION_BLOCKS
 from atefs.vault.mend import mend
 from atefs.vault.vault import Vault
 from tests.vault.conftest import ME, Bench
-from tests.vault.crash_traces import CrashPoint, Op, SmallSegments, Trace, faults, opened
+from tests.vault.crash_points import CrashPoint, SmallSegments, faults, opened
+from tests.vault.crash_traces import Op, Trace
 
 REGION = BLOCK * REGION_BLOCKS
 ALL = 2**40
