@@ -27,15 +27,16 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
 from atedb.errors import NotResident
-from atefs.errors import ExistsError, NotFoundError, StaleError
+from atefs.errors import ExistsError, NotFoundError
 from atefs.mount import errnos
 from atefs.mount.committer import Committer
 from atefs.mount.init_reply import InitReply
+from atefs.mount.listing import Listing
 from atefs.mount.loop import RequestLoop
 from atefs.mount.preflight import NoFuseError
 from atefs.mount.reaper import Reaper
 from atefs.vault import acl
-from atefs.vault.inode import Attributes, Caller, DirEntry, Inode
+from atefs.vault.inode import Attributes, Caller, Inode
 from atefs.vault.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class PyfuseAdapter(pyfuse3.Operations):
         self._loop = loop
         self._touch = committer.touch
         self._attributes: dict[int, tuple[int, EntryAttributes]] = {}
-        self._listings: dict[int, _Listing] = {}
+        self._listings: dict[int, Listing] = {}
         self._numbers = itertools.count(1)
         self._init_reply = InitReply()
         self._acl = True
@@ -468,7 +469,7 @@ class PyfuseAdapter(pyfuse3.Operations):
 
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         number = next(self._numbers)
-        self._listings[number] = _Listing(inode)
+        self._listings[number] = Listing(inode)
         return number
 
     async def releasedir(self, fh: int) -> None:
@@ -479,13 +480,12 @@ class PyfuseAdapter(pyfuse3.Operations):
 
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         listing = self._listings[fh]
-        if start_id == 0 or listing.entries is None:
+        if start_id == 0 or not listing.taken:
             await self._note_access(listing.ino)
             try:
                 listing.take(self._vault)
             except Exception as error:
                 await self._again(error, listing.take, self._vault)
-        assert listing.entries is not None
         for position in range(start_id, len(listing.entries)):
             entry = listing.entries[position]
             try:
@@ -513,33 +513,3 @@ def _is_member(ctx: RequestContext, gid: int) -> bool:
         return gid in pyfuse3.get_sup_groups(ctx.pid)
     except OSError:
         return False
-
-
-class _Listing:
-    """An open directory: what it held when reading it began. A position is an index, so that it stays good."""
-
-    __slots__ = ("entries", "ino", "stamp")
-
-    def __init__(self, ino: int) -> None:
-        self.ino = ino
-        self.stamp = -1
-        self.entries: list[DirEntry] | None = None
-
-    def take(self, vault: Vault) -> None:
-        """Look anew. In the order of inode numbers, which is about that of the log."""
-        entries = sorted(vault.readdir(self.ino), key=lambda entry: entry.ino)
-        self.stamp = vault.getattr(self.ino).stamp
-        self.entries = entries
-
-    def current(self, vault: Vault, entry: DirEntry) -> Inode | None:
-        """The entry's inode; None when the name is gone, or names something else, since the listing was taken.
-
-        The kernel enters what it is told into its cache of names: an entry that is gone would live on there.
-        """
-        if entry.name in (b".", b"..") or vault.getattr(self.ino).stamp == self.stamp:
-            return vault.getattr(entry.ino)
-        try:
-            inode = vault.lookup(self.ino, entry.name)
-        except (NotFoundError, StaleError):
-            return None
-        return inode if inode.ino == entry.ino else None

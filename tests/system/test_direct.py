@@ -122,7 +122,8 @@ def test_attributes_of_chattr_bind_root_as_well(vault: Mounted) -> None:
         file.write(b" and more")
     run("chattr", "-a", path)
     assert path.read_bytes() == b"content and more"
-    assert refused(lambda: fcntl.ioctl(opened(path), 0x5401, bytes(64))) == errno.ENOTTY
+    with path.open() as file:
+        assert refused(lambda: fcntl.ioctl(file, 0x5401, bytes(64))) == errno.ENOTTY
 
 
 def test_statx_gives_the_birth_time(vault: Mounted) -> None:
@@ -169,6 +170,8 @@ def test_locks_hold_between_processes_and_a_waiting_one_can_be_killed(vault: Mou
     lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     fcntl.fcntl(fd, fcntl.F_SETLK, lock)
     (vault / "other").write_bytes(b"the driver answers all the while")
+    os.close(fd)
+    os.close(other)
 
 
 def test_a_killed_driver_and_a_forced_unmount_end_cleanly(vault: Mounted) -> None:

@@ -165,6 +165,7 @@ class Files:
         caller = Caller(request.uid, request.gid)
         copied = self._vault.copy_range(request.node, offset, node, to, min(length, _COPY_MAX), caller=caller)
         self._touch()
+        self._services.reaper.tell()  # what lay there before may have been shared
         return copied
 
     def lseek(self, request: Request) -> bytes:

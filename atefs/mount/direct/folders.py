@@ -45,7 +45,9 @@ class Folders:
     def opendir(self, request: Request) -> bytes:
         number = next(self._numbers)
         self._listings[number] = Listing(request.node)
-        return OPEN_OUT.pack(number, FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR, 0)
+        # Where each reading of it is to be noted, the kernel must not answer from its own cache.
+        caching = 0 if self._vault.notes_every_read else FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR
+        return OPEN_OUT.pack(number, caching, 0)
 
     def releasedir(self, request: Request) -> bytes:
         (handle,) = HANDLE_IN.unpack_from(request.data, BODY)

@@ -116,9 +116,7 @@ class Session(Waiting):
         """Return when there may be a request; the time at which other tasks must have their turn."""
         poll, now = self._poll, perf_counter()
         assert poll is not None
-        if self._elsewhere or self._slow:
-            await trio.lowlevel.checkpoint()
-        if not self._nap(poll, now):
+        if self._slow or not self._nap(poll, now):  # the tasks of requests that wait need the scheduler
             self.sleeps += 1
             await trio.lowlevel.wait_readable(self._fd)
         return perf_counter() + YIELD
