@@ -8,9 +8,10 @@ import pytest
 
 from atedb.chain.chain import Chain
 from atefs.mount.adapter_pyfuse3 import PyfuseAdapter
+from atefs.mount.direct.adapter import DirectAdapter
 from atefs.mount.driver import Driver, MountPlan, kernel_options
 from atefs.mount.opening import open_chain
-from atefs.mount.options import MountOptions, parse
+from atefs.mount.options import DRIVERS, MountOptions, parse
 from atefs.mount.preflight import NoFuseError
 from atefs.vault.atime import AtimePolicy, AtimeRule
 from atefs.vault.vault import Vault
@@ -39,18 +40,20 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
+@pytest.mark.parametrize("driver", DRIVERS)
 def test_when_the_kernel_refuses_the_vault_is_closed_and_the_reason_said(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: str
 ) -> None:
     def refuse(*_: object) -> None:
         raise NoFuseError("the kernel refused")
 
+    monkeypatch.setattr(DirectAdapter, "attach", refuse)
     monkeypatch.setattr(PyfuseAdapter, "attach", refuse)
     monkeypatch.setattr("atefs.mount.memory.reuse_freed_memory", lambda: None)
     monkeypatch.setattr("atefs.mount.memory.calm_collector", lambda: None)
     report = Report()
     with pytest.raises(NoFuseError, match="the kernel refused"):
-        Driver(MountPlan(tmp_path, store, MountOptions(), ROOT), report).run()
+        Driver(MountPlan(tmp_path, store, MountOptions(driver=driver), ROOT), report).run()
     assert not report.is_ready
     open_chain(store, ROOT).close()
 
