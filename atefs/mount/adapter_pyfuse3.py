@@ -232,10 +232,14 @@ class PyfuseAdapter(pyfuse3.Operations):
         self, parent_inode_old: int, name_old: bytes, parent_inode_new: int, name_new: bytes,
         flags: int, ctx: RequestContext,
     ) -> None:  # fmt: skip
+        operation = partial(
+            self._vault.rename, parent_inode_old, name_old, parent_inode_new, name_new, flags,
+            caller=Caller(ctx.uid, ctx.gid),
+        )  # fmt: skip
         try:
-            self._vault.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+            operation()
         except Exception as error:
-            await self._again(error, self._vault.rename, parent_inode_old, name_old, parent_inode_new, name_new, flags)
+            await self._again(error, operation)
         self._touch()
 
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:

@@ -73,7 +73,7 @@ class Namespace:
         is_dir = stat.S_ISDIR(mode)
         if is_dir and directory.nlink >= limits.LINK_MAX:
             raise TooManyLinksError(f"A directory can have {limits.LINK_MAX} links.")
-        self._space.check_room(3 * OBJECT_COST + len(target))
+        self.check_room_for_one(len(target))
         now = self._clock()
         inode = self._add(directory, mode, caller, now, rdev=rdev, target=target)
         self._directories.put(parent, name, inode, 0)
@@ -81,6 +81,10 @@ class Namespace:
         directory.nlink += is_dir
         self.stamp_directory(directory, now)
         return inode
+
+    def check_room_for_one(self, content: int = 0) -> None:
+        """Raises NoSpaceError or QuotaError unless one more inode, with so many bytes in it, can have a name."""
+        self._space.check_room(3 * OBJECT_COST + content)
 
     def tmpfile(self, parent: int, mode: int, caller: Caller) -> Inode:
         """A regular file without a name, made as if in `parent`."""

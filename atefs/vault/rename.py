@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable
 
 from atefs.errors import (
@@ -16,13 +17,15 @@ from atefs.errors import (
 from atefs.vault import limits
 from atefs.vault.directory import Directories, check_name
 from atefs.vault.flags import FIXED, refusal
-from atefs.vault.inode import Inode
+from atefs.vault.inode import Caller, Inode
 from atefs.vault.inodes import Inodes
 from atefs.vault.limits import ROOT_INO
 from atefs.vault.namespace import Namespace
 
 NOREPLACE = 1
 EXCHANGE = 2
+WHITEOUT = 4
+"""What overlayfs needs: the old name becomes that of a character device 0:0, by which it knows what was taken away."""
 
 
 class Renaming:
@@ -36,10 +39,13 @@ class Renaming:
         self._directories = directories
         self._clock = clock
 
-    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
-        """flags: 0, NOREPLACE or EXCHANGE. Errors as in man 2 rename."""
-        if flags not in {0, NOREPLACE, EXCHANGE}:
-            raise InvalidError("rename takes one of NOREPLACE and EXCHANGE.")
+    def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, *, caller: Caller
+    ) -> None:  # fmt: skip
+        """flags: 0, NOREPLACE or EXCHANGE; the first two with WHITEOUT or without. Errors as in man 2 rename."""
+        whiteout, flags = flags & WHITEOUT, flags & ~WHITEOUT
+        if flags not in {0, NOREPLACE, EXCHANGE} or (whiteout and flags == EXCHANGE):
+            raise InvalidError("rename takes one of NOREPLACE and EXCHANGE, and WHITEOUT with the first only.")
         source = self._namespace.directory_for_change(parent)
         target = source if new_parent == parent else self._namespace.directory_for_change(new_parent)
         check_name(name)
@@ -58,11 +64,15 @@ class Renaming:
             raise refusal(source, inode)
         if replaced is not None and (target.flags | replaced.flags) & FIXED:
             raise refusal(target, replaced)
+        if whiteout:
+            self._namespace.check_room_for_one()
         if flags == EXCHANGE:
             assert replaced is not None
             self._exchange((source, name, inode, entry), (target, new_name, replaced, other))
         else:
             self._move((source, name, inode, entry), (target, new_name, replaced, other))
+        if whiteout:
+            self._namespace.make(parent, name, stat.S_IFCHR, 0, caller)
 
     def _move(self, old: tuple[Inode, bytes, Inode, int], new: tuple[Inode, bytes, Inode | None, int]) -> None:
         source, name, inode, entry = old

@@ -36,6 +36,7 @@ from atefs.vault.writer import Writer
 from atefs.vault.xattrs import Xattrs
 
 DEFAULT_ATIME = AtimePolicy()
+BY_ROOT = Caller()
 
 
 class Vault:
@@ -150,9 +151,11 @@ class Vault:
         """Remove an empty directory (man 2 rmdir)."""
         self._namespace.rmdir(parent, name)
 
-    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0) -> None:
-        """Move a name (man 2 rename). flags: 0, `rename.NOREPLACE` or `rename.EXCHANGE`."""
-        self._renaming.rename(parent, name, new_parent, new_name, flags)
+    def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0, *, caller: Caller = BY_ROOT
+    ) -> None:  # fmt: skip
+        """Move a name (man 2 rename). flags: as in `atefs.vault.rename`; with WHITEOUT, `caller` owns what is made."""
+        self._renaming.rename(parent, name, new_parent, new_name, flags, caller=caller)
 
     def readlink(self, ino: int) -> bytes:
         """A symbolic link's target (man 2 readlink)."""

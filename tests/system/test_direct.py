@@ -6,6 +6,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ pytestmark = [pytest.mark.needs("fuse", "root"), pytest.mark.parametrize("driver
 MIB = 1 << 20
 KEEP_SIZE, PUNCH_HOLE, COLLAPSE_RANGE, ZERO_RANGE = 1, 2, 8, 16
 AT_FDCWD, AT_SYMLINK_FOLLOW = -100, 0x400
+RENAME_EXCHANGE, RENAME_WHITEOUT = 2, 4
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -90,6 +92,18 @@ def test_a_copy_shares_its_blocks_and_is_independent(vault: Mounted) -> None:
     (vault / "first").unlink()
     vault.remount()
     assert (vault / "second").read_bytes() == content
+
+
+def test_a_name_that_overlayfs_takes_away_leaves_a_whiteout(vault: Mounted) -> None:
+    (vault / "old").write_bytes(b"content")
+    old, new = os.fsencode(vault / "old"), os.fsencode(vault / "new")
+    assert libc.renameat2(AT_FDCWD, old, AT_FDCWD, new, RENAME_WHITEOUT) == 0
+    assert (vault / "new").read_bytes() == b"content"
+    left = (vault / "old").stat()
+    assert (left.st_mode, left.st_rdev) == (stat.S_IFCHR, 0)
+    assert libc.renameat2(AT_FDCWD, old, AT_FDCWD, new, RENAME_WHITEOUT | RENAME_EXCHANGE) == -1
+    vault.remount()
+    assert sorted(os.listdir(vault.path)) == ["new", "old"]
 
 
 def test_a_file_without_a_name_can_get_one(vault: Mounted) -> None:

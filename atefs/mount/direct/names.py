@@ -103,7 +103,8 @@ class Names:
 
     def _rename(self, request: Request, parent: int, flags: int, at: int) -> bytes:
         old, new = request.names(at)
-        self._vault.rename(request.node, old, parent, new, flags)
+        caller = Caller(request.uid, request.gid)
+        self._vault.rename(request.node, old, parent, new, flags, caller=caller)
         self._touch()
         return b""
 
