@@ -58,9 +58,7 @@ def mount(
     log-file=FILE, nosuid, nodev, noexec, sync, dirsync; what only mount(8) needs is ignored. Access times: relatime
     (the default), strictatime, noatime, nodiratime.
     """
-    base = MountOptions(
-        read_only=read_only, allow_other=allow_other, accept_rollback=accept_rollback, driver=driver
-    )
+    base = MountOptions(read_only=read_only, allow_other=allow_other, accept_rollback=accept_rollback, driver=driver)
     parsed = parse_options(options, base)
     where = secret.or_else(parsed.passphrase_file, parsed.key_file)
     return mount_vault(mountpoint, url, parsed, where, foreground=foreground, debug=ctx.obj["debug"])

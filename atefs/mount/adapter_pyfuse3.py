@@ -35,6 +35,7 @@ from atefs.mount.listing import Listing
 from atefs.mount.loop import RequestLoop
 from atefs.mount.preflight import NoFuseError
 from atefs.mount.reaper import Reaper
+from atefs.mount.xattr_names import is_carried, visible
 from atefs.vault import acl
 from atefs.vault.inode import Attributes, Caller, Inode
 from atefs.vault.vault import Vault
@@ -311,12 +312,12 @@ class PyfuseAdapter(pyfuse3.Operations):
             found = await self._again(error, self._vault.getattr, inode)
         return not found.is_file or bool(found.mode & 0o111)
 
-    def _check_namespace(self, name: bytes) -> None:
-        if name.startswith(b"system.") and not (self._acl and name in acl.NAMES):
+    def _check_carried(self, name: bytes) -> None:
+        if not is_carried(name, acls=self._acl):
             raise FUSEError(errno.EOPNOTSUPP)
 
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
-        self._check_namespace(name)
+        self._check_carried(name)
         try:
             attributes = self._vault.getattr(inode).xattrs
         except Exception as error:
@@ -327,7 +328,7 @@ class PyfuseAdapter(pyfuse3.Operations):
         return value
 
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
-        self._check_namespace(name)
+        self._check_carried(name)
         if name in acl.NAMES:
             operation = partial(self._set_acl, inode, name, value, ctx)
         else:
@@ -351,10 +352,10 @@ class PyfuseAdapter(pyfuse3.Operations):
             names = self._vault.listxattr(inode)
         except Exception as error:
             names = await self._again(error, self._vault.listxattr, inode)
-        return names if self._acl else [name for name in names if name not in acl.NAMES]
+        return visible(names, acls=self._acl, root=ctx.uid == 0)
 
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
-        self._check_namespace(name)
+        self._check_carried(name)
         try:
             self._vault.removexattr(inode, name)
         except Exception as error:

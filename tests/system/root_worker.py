@@ -96,9 +96,7 @@ class Worker:
         """All of it: how much one call copies is left to the filesystem (man 2 copy_file_range)."""
         done = 0
         while done < size:
-            step = os.copy_file_range(
-                self._fd(source), self._fd(target), size - done, place + done, to + done
-            )
+            step = os.copy_file_range(self._fd(source), self._fd(target), size - done, place + done, to + done)
             if not step:
                 break
             done += step

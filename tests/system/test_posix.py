@@ -117,6 +117,16 @@ def test_in_a_sticky_folder_nobody_removes_what_others_own(shared: Mounted) -> N
 
 
 @pytest.mark.needs("root", "setpriv")
+def test_the_names_of_trusted_attributes_are_told_to_root_only(shared: Mounted) -> None:
+    (shared / "file").touch()
+    for name in ("trusted.of-root", "user.of-all"):
+        os.setxattr(shared / "file", name, b"value")
+    assert sorted(os.listxattr(shared / "file")) == ["trusted.of-root", "user.of-all"]
+    listing = "python3 -c 'import os; exit(os.listxattr(\"file\") != [\"user.of-all\"])'"
+    assert as_user(shared, listing) == 0
+
+
+@pytest.mark.needs("root", "setpriv")
 def test_a_folder_of_mode_0_is_closed_to_its_owner_who_can_open_it_again(shared: Mounted) -> None:
     assert as_user(shared, "mkdir -m 0 closed") == 0
     assert as_user(shared, "ls closed") != 0

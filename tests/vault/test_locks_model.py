@@ -80,6 +80,7 @@ class ByteModel:
 
     def deadlocked(self, owner: int, lock: Lock) -> bool:
         """Whether the one that asks can reach itself along who waits for whom."""
+
         def holders(asking: int, wanted: Lock) -> set[int]:
             return {
                 other

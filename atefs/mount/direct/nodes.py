@@ -22,6 +22,7 @@ from atefs.mount.direct.protocol import (
 )
 from atefs.mount.direct.request import Handler, Request
 from atefs.mount.direct.services import UNPRIVILEGED, Services
+from atefs.mount.xattr_names import is_carried, visible
 from atefs.vault import acl
 from atefs.vault.inode import Attributes
 
@@ -78,7 +79,7 @@ class Nodes:
 
     def getxattr(self, request: Request) -> bytes:
         name = request.name(BODY + GETXATTR_IN.size)
-        self._check_namespace(name)
+        self._check_carried(name)
         attributes = self._vault.getattr(request.node).xattrs
         value = attributes.get(name) if attributes else None
         if value is None:
@@ -86,15 +87,14 @@ class Nodes:
         return _sized(request, value)
 
     def listxattr(self, request: Request) -> bytes:
-        names = self._vault.listxattr(request.node)
-        if not self._services.acl:
-            names = [name for name in names if name not in acl.NAMES]
+        held = self._vault.listxattr(request.node)
+        names = visible(held, acls=self._services.acl, root=request.uid == 0)
         return _sized(request, b"".join([name + b"\0" for name in names]))
 
     def setxattr(self, request: Request) -> bytes:
         size, flags, how, _ = SETXATTR_IN.unpack_from(request.data, BODY)
         name = request.name(BODY + SETXATTR_IN.size)
-        self._check_namespace(name)
+        self._check_carried(name)
         at = BODY + SETXATTR_IN.size + len(name) + 1
         value = request.data[at : at + size]
         if len(value) != size:
@@ -107,13 +107,13 @@ class Nodes:
 
     def removexattr(self, request: Request) -> bytes:
         name = request.name()
-        self._check_namespace(name)
+        self._check_carried(name)
         self._vault.removexattr(request.node, name)
         self._touch()
         return b""
 
-    def _check_namespace(self, name: bytes) -> None:
-        if name.startswith(b"system.") and not (self._services.acl and name in acl.NAMES):
+    def _check_carried(self, name: bytes) -> None:
+        if not is_carried(name, acls=self._services.acl):
             raise NotSupportedError("Of the attributes of the system, a vault keeps access control lists.")
 
     def statfs(self, _request: Request) -> bytes:

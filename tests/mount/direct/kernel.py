@@ -70,9 +70,7 @@ class Kernel:
         self.vault = Vault.make(MemoryChain())
         self.committer = FakeCommitter()
         self.session = Session()
-        self.adapter = DirectAdapter(
-            self.vault, cast(Any, self.committer), cast(Any, FakeReaper()), self.session
-        )
+        self.adapter = DirectAdapter(self.vault, cast(Any, self.committer), cast(Any, FakeReaper()), self.session)
         self.adapter.prepare(acl=True, acl_in_kernel=True)
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.setblocking(False)
