@@ -1,0 +1,293 @@
+"""What is said inside a connection: requests of a client, answers of a node. Every field is bounded.
+
+A message is one MessagePack array: the number of its kind, the number of the request, its fields. Decoding is strict:
+whatever no correct program sends raises ProtocolError. `docs/protocol.md` has the list.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from atedb.chain.format import MAX_FRAME
+from atedb.chain.position import Position
+from atedb.net.errors import ProtocolError
+from atedb.net.url import MAX_PATH
+
+MAX_MESSAGE = MAX_FRAME + 4096
+"""Bytes of a message: a batch of the largest size fits into one."""
+MAX_HEADER = 64 << 10
+MAX_DOCUMENT = 256 << 10
+MAX_FRAMES = 4096
+"""Batches in one message."""
+MAX_BODIES = 1024
+"""Sealed bodies asked for in one message."""
+MAX_CREDIT = 64 << 20
+"""Bytes that a follower may grant in all."""
+MAX_LEASE = 3600.0
+MAX_TEXT = 500
+
+_TOP = (1 << 63) - 1
+Number = Annotated[int, Meta(ge=0, le=_TOP)]
+RequestId = Annotated[int, Meta(ge=1, le=(1 << 32) - 1)]
+Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Path = Annotated[str, Meta(min_length=1, max_length=MAX_PATH)]
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9]{1,32}\Z")]
+LeaseName = Annotated[str, Meta(pattern=r"^[a-z0-9./-]{1,64}\Z")]
+Holder = Annotated[bytes, Meta(min_length=1, max_length=64)]
+Seconds = Annotated[float, Meta(gt=0, le=MAX_LEASE)]
+Document = Annotated[bytes, Meta(max_length=MAX_DOCUMENT)]
+Frame = Annotated[bytes, Meta(min_length=1, max_length=MAX_FRAME)]
+Credit = Annotated[int, Meta(ge=1, le=MAX_CREDIT)]
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """id: the number of the request that this is, or is about; a client numbers its requests 1, 2, 3 …"""
+
+    bulk: ClassVar[bool] = False
+    """Whether it may be large. Large messages keep their order among themselves; the others overtake them."""
+
+    id: RequestId
+
+
+# What a client says.
+
+
+class Authenticate(Message, frozen=True, tag=1):
+    """The first message. identity: an Ed25519 public key; signature: over the transcript of the handshake."""
+
+    identity: Bytes32
+    signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
+
+
+class Open(Message, frozen=True, tag=2):
+    """Which chain all that follows is about; once in a connection. header, keys: to make it if there is none."""
+
+    bulk: ClassVar[bool] = True
+    path: Path
+    create: tuple[Annotated[bytes, Meta(min_length=1, max_length=MAX_HEADER)], Document] | None
+
+
+class GetDocument(Message, frozen=True, tag=3):
+    """A small named file of the chain: "chain" is its header, "keys" are its key slots."""
+
+    name: Name
+
+
+class PutDocument(Message, frozen=True, tag=4):
+    """Replace a document. generation: of the one that is replaced; 0 for none."""
+
+    bulk: ClassVar[bool] = True
+    name: Name
+    generation: Number
+    data: Document
+
+
+class Follow(Message, frozen=True, tag=5):
+    """Batches from `first` on, then each as it comes. slim: without blob bodies. credit: bytes that may be sent."""
+
+    first: Annotated[int, Meta(ge=1, le=_TOP)]
+    slim: bool
+    credit: Credit
+
+
+class Grant(Message, frozen=True, tag=6):
+    """The follower has taken `credit` bytes up: as many more may be sent. Never answered."""
+
+    credit: Credit
+
+
+class Unfollow(Message, frozen=True, tag=7):
+    """Nothing more of what the request `id` follows. Answered with `Done` when nothing more is on its way."""
+
+
+class Append(Message, frozen=True, tag=8):
+    """Batches directly after the chain's newest."""
+
+    bulk: ClassVar[bool] = True
+    frames: Annotated[list[Frame], Meta(min_length=1, max_length=MAX_FRAMES)]
+
+
+class GetBodies(Message, frozen=True, tag=9):
+    """Sealed bodies, each by the sequence of its batch and its place in it."""
+
+    wanted: Annotated[
+        list[tuple[Annotated[int, Meta(ge=1, le=_TOP)], Annotated[int, Meta(ge=0, lt=1 << 20)]]],
+        Meta(min_length=1, max_length=MAX_BODIES),
+    ]
+
+
+class TakeLease(Message, frozen=True, tag=10):
+    """Have what is called `name` for oneself. holder: who asks, in its own words."""
+
+    name: LeaseName
+    holder: Holder
+    seconds: Seconds
+
+
+class RenewLease(Message, frozen=True, tag=11):
+    """Keep a lease. token: the one that it was given with."""
+
+    name: LeaseName
+    token: Number
+    seconds: Seconds
+
+
+class ReleaseLease(Message, frozen=True, tag=12):
+    """End a lease."""
+
+    name: LeaseName
+    token: Number
+
+
+class GetStats(Message, frozen=True, tag=13):
+    """What the node knows of the chain."""
+
+
+class Ping(Message, frozen=True, tag=14):
+    """Is the node there?"""
+
+
+# What a node says.
+
+
+class Welcome(Message, frozen=True, tag=32):
+    """The client is who it says, and may ask. time: the node's clock, ns since 1970."""
+
+    time: Annotated[int, Meta(ge=-_TOP, le=_TOP)]
+
+
+class Failed(Message, frozen=True, tag=33):
+    """The request was not carried out. code: see docs/protocol.md. tail: the newest batch, if it is stale."""
+
+    code: Annotated[str, Meta(pattern=r"^[a-z-]{1,20}\Z")]
+    text: Annotated[str, Meta(max_length=MAX_TEXT)]
+    tail: tuple[Number, Bytes32] | None = None
+
+
+class Opened(Message, frozen=True, tag=34):
+    """header: of the chain. quota: bytes that the tenant may store in all, or none. writable: whether it may append."""
+
+    bulk: ClassVar[bool] = True
+    header: Annotated[bytes, Meta(min_length=1, max_length=MAX_HEADER)]
+    sequence: Number
+    hash: Bytes32
+    quota: Number | None
+    writable: bool
+
+    @property
+    def tail(self) -> Position:
+        """The newest batch."""
+        return Position(self.sequence, self.hash)
+
+
+class DocumentIs(Message, frozen=True, tag=35):
+    """generation 0: there is no such document."""
+
+    bulk: ClassVar[bool] = True
+    data: Document
+    generation: Number
+
+
+class Batches(Message, frozen=True, tag=36):
+    """What a follower waits for, in order and without a gap."""
+
+    bulk: ClassVar[bool] = True
+    frames: Annotated[list[Frame], Meta(min_length=1, max_length=MAX_FRAMES)]
+
+
+class Appended(Message, frozen=True, tag=37):
+    """The batches are on stable storage; the last of them."""
+
+    sequence: Number
+    hash: Bytes32
+
+
+class BodiesAre(Message, frozen=True, tag=38):
+    """The first of the bodies asked for, at least one; the others are to be asked for again."""
+
+    bulk: ClassVar[bool] = True
+    bodies: Annotated[list[bytes], Meta(min_length=1, max_length=MAX_BODIES)]
+
+
+class LeaseIs(Message, frozen=True, tag=39):
+    """The lease, from now on. token: higher than that of any lease before."""
+
+    token: Number
+    seconds: Seconds
+
+
+class LaneIs(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Of one lane: live objects, bytes of live events, bytes of all events."""
+
+    objects: Number
+    live: Number
+    total: Number
+
+
+class StatsAre(Message, frozen=True, tag=40):
+    """stored: bytes of the chain. used: bytes of all the tenant's chains. quota: as in `Opened`."""
+
+    sequence: Number
+    stored: Number
+    used: Number
+    quota: Number | None
+    meta: LaneIs
+    blob: LaneIs
+    devices: Number
+    followers: Number
+
+
+class Done(Message, frozen=True, tag=41):
+    """It is so now."""
+
+    generation: Number
+    """Of a document that was put; else 0."""
+
+
+class Pong(Message, frozen=True, tag=42):
+    """The answer to `Ping`."""
+
+
+class Goodbye(Message, frozen=True, tag=43):
+    """The node ends the connection. id: 1. Requests that were not answered may have been carried out."""
+
+    code: Annotated[str, Meta(pattern=r"^[a-z-]{1,20}\Z")]
+    text: Annotated[str, Meta(max_length=MAX_TEXT)]
+
+
+Request = (
+    Authenticate | Open | GetDocument | PutDocument | Follow | Grant | Unfollow | Append | GetBodies | TakeLease
+    | RenewLease | ReleaseLease | GetStats | Ping
+)  # fmt: skip
+Answer = (
+    Welcome | Failed | Opened | DocumentIs | Batches | Appended | BodiesAre | LeaseIs | StatsAre | Done | Pong
+    | Goodbye
+)  # fmt: skip
+
+_encoder = msgspec.msgpack.Encoder()
+_requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
+
+
+def encode(message: Message) -> bytes:
+    """The bytes of one message. Its bounds are the caller's duty; the other end compares them."""
+    return _encoder.encode(message)
+
+
+def decode_request(data: bytes | bytearray) -> Request:
+    """What a client said. Raises ProtocolError."""
+    try:
+        return _requests.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+        raise ProtocolError(f"a request cannot be read: {exc}") from None
+
+
+def decode_answer(data: bytes | bytearray) -> Answer:
+    """What a node said. Raises ProtocolError."""
+    try:
+        return _answers.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+        raise ProtocolError(f"an answer cannot be read: {exc}") from None
