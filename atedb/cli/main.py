@@ -1,14 +1,46 @@
-"""``atedb``: the chain store on the command line."""
+"""The command `atedb`: its commands.
+
+Nothing heavy is imported here: `atedb --help` and completion must be quick.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+
 import click
 
+from atedb.cli.lazy import LazyGroup
+from atedb.cli.running import run
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+COMMANDS = {
+    "solo": ("solo", "Serve chains from this machine."),
+    "tenant": ("tenant", "Say who may use the server: add, list and remove tenants."),
+}
+"""Name -> the module that has it (as a variable of the same name), and one line of help."""
+
+
+@click.group(
+    cls=LazyGroup, package="atedb.cli", table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(package_name="atefs", prog_name="atedb")
-def main() -> None:
-    """The chain store under atefs.
+@click.option("--debug", is_flag=True, help="Show tracebacks, and log more.")
+@click.pass_context
+def atedb(ctx: click.Context, debug: bool) -> None:
+    """The chain store under atefs: a server that keeps chains for many, and can read none of them.
 
-    In this version chains are local: `atefs` makes, mounts, verifies and dumps them. There is no server yet.
+    \b
+    A server for one person:
+      atefs identity                                     on the client: prints its public key
+      atedb tenant add you@example.com --key PUBLIC      on the server
+      atedb solo --listen 0.0.0.0
+      atefs mount ~/vault ws://server:5000/db/you@example.com/vault
+
+    Exit codes are those of atefs: see atefs --help.
     """
+    ctx.obj = {"debug": debug}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script. Ends the process with one of `ExitCode`, or 130 when interrupted."""
+    sys.exit(run(atedb, arguments, "atedb"))

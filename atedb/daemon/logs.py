@@ -1,4 +1,4 @@
-"""Where the driver's log lines go."""
+"""Where a daemon's log lines go."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import logging.handlers
 import os
 import sys
 from pathlib import Path
-
-from atefs.mount import places
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 MAX_BYTES = 4 << 20
@@ -24,7 +22,7 @@ class _PrivateFile(logging.handlers.RotatingFileHandler):
 
 def to_file(path: Path, *, debug: bool = False) -> None:
     """Log to a file, of which one older part is kept. Raises OSError."""
-    places.private_folder(path.parent)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _install(_PrivateFile(path, maxBytes=MAX_BYTES, backupCount=1, encoding="utf-8"), debug)
 
 

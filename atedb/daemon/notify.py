@@ -9,7 +9,7 @@ import socket
 def notify(state: str) -> bool:
     """Send one state, for example "READY=1". True: there was a manager to tell.
 
-    A manager that does not listen is no reason to fail a mount: errors are swallowed.
+    A manager that does not listen is no reason to fail: errors are swallowed.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):

@@ -1,0 +1,62 @@
+"""`atedb solo`: the server."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from atedb.cli.settings import config_option
+
+if TYPE_CHECKING:
+    from atedb.node.server import Running
+
+_RESOURCE = "/db"
+
+
+@click.command()
+@click.argument("data", type=click.Path(file_okay=False, path_type=Path), required=False)
+@click.option("--listen", metavar="ADDR", help="Address or name to listen on for chains. Default: 127.0.0.1.")
+@click.option("--port", type=int, help="Port for chains; 0: any. Default: 5000.")
+@click.option("--http-port", type=int, help="Port on loopback for health and metrics; 0: any. Default: 5080.")
+@config_option
+@click.pass_context
+def solo(
+    ctx: click.Context, data: Path | None, *, listen: str | None, port: int | None, http_port: int | None,
+    config_file: Path | None,
+) -> None:  # fmt: skip
+    """Serve the chains in the folder DATA, which is made if it is not there, until SIGTERM or Ctrl-C.
+
+    Settings come from a TOML file, then from variables ATEDB_…, then from these options; what comes last counts. DATA
+    is ~/.local/share/atedb if nothing names another folder.
+
+    Who may use the server is said with: atedb tenant add. As long as nobody has been added, anybody may, and then the
+    server listens on loopback only.
+
+    \b
+    Examples:
+      atedb solo
+      atedb solo /srv/atedb --listen 0.0.0.0
+      ATEDB_PORT=5001 atedb solo /srv/other
+    """
+    from atedb.daemon import logs
+    from atedb.node import config, server
+
+    settings = config.load({"data": data, "listen": listen, "port": port, "http_port": http_port}, config_file)
+    os.umask(0o077)
+    logs.to_stderr(debug=ctx.obj["debug"])
+    server.run(settings, _tell)
+
+
+def _tell(running: Running) -> None:
+    click.echo(f"The fingerprint of this server's key: {running.fingerprint.hex()}")
+    for address in running.addresses:
+        host = f"[{address}]" if ":" in address else address
+        click.echo(f"Serving chains on ws://{host}:{running.port}{_RESOURCE}/NAME/VAULT")
+    click.echo(f"Health and metrics on http://127.0.0.1:{running.http_port}/health and /metrics")
+    if not running.closed:
+        click.echo(
+            "Nobody has been added with atedb tenant add: whoever has an account on this machine may use this server."
+        )

@@ -1,0 +1,1 @@
+"""What every daemon needs: a log, and a word to the service manager."""
