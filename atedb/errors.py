@@ -1,7 +1,8 @@
 """The one tree of errors, and the one table of exit codes.
 
 Every error says what happened, what was kept, and what to do next. ``errno`` is what a filesystem call
-reports for it; ``exit_code`` is what a command ends with. `docs/guide.md` lists the codes.
+reports for it; ``exit_code`` is what a command ends with; ``code`` is what a server answers for it. `docs/guide.md`
+lists the exit codes, `docs/protocol.md` the server's answers.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class ExitCode(IntEnum):
     BUSY = 12
     EXISTS = 13
     IO = 14
+    UNREACHABLE = 15
+    REFUSED = 16
 
 
 class AteError(Exception):
@@ -36,6 +39,7 @@ class AteError(Exception):
 
     errno: int = _errno.EIO
     exit_code: ExitCode = ExitCode.FAILED
+    code: str = "unavailable"
 
 
 class WrongSecretError(AteError):
@@ -50,6 +54,7 @@ class InUseError(AteError):
 
     errno = _errno.EBUSY
     exit_code = ExitCode.IN_USE
+    code = "busy"
 
 
 class StoreNotFoundError(AteError):
@@ -57,6 +62,7 @@ class StoreNotFoundError(AteError):
 
     errno = _errno.ENOENT
     exit_code = ExitCode.NOT_FOUND
+    code = "not-found"
 
 
 class StoreExistsError(AteError):
@@ -64,6 +70,7 @@ class StoreExistsError(AteError):
 
     errno = _errno.EEXIST
     exit_code = ExitCode.EXISTS
+    code = "exists"
 
 
 class DamagedError(AteError):
@@ -79,11 +86,23 @@ class RolledBackError(DamagedError):
     exit_code = ExitCode.ROLLED_BACK
 
 
+class ForkError(RolledBackError):
+    """The server shows another history than it did before, or than it shows to others."""
+
+
+class UnreachableError(AteError):
+    """What is wanted is on the server only, and the server cannot be reached."""
+
+    errno = _errno.EHOSTUNREACH
+    exit_code = ExitCode.UNREACHABLE
+
+
 class UnsupportedError(AteError):
     """A format version, cipher suite or feature that this program does not know."""
 
     errno = _errno.ENOTSUP
     exit_code = ExitCode.UNSUPPORTED
+    code = "version"
 
 
 class NoSpaceError(AteError):
@@ -111,6 +130,7 @@ class LimitError(AteError):
     """Something is larger than the format allows."""
 
     errno = _errno.EFBIG
+    code = "limit"
 
 
 class NotResident(AteError):
@@ -124,3 +144,59 @@ class NotResident(AteError):
     def __init__(self, fetch: Callable[[], None]) -> None:
         super().__init__("not in memory yet")
         self.fetch = fetch
+
+
+class Absent(NotResident):
+    """The bytes wanted are on the server only. `fetch` asks it for them, and may raise UnreachableError."""
+
+
+class StaleError(AteError):
+    """Somebody else was first: `tail` (sequence, hash) is the newest batch, and not the one that was expected."""
+
+    errno = _errno.EAGAIN
+    code = "stale"
+
+    def __init__(self, tail: tuple[int, bytes]) -> None:
+        super().__init__(f"the chain's newest batch is {tail[0]}, another one was expected; nothing was added")
+        self.tail = tail
+
+
+class StaleDocumentError(AteError):
+    """Somebody else has replaced the document meanwhile: read it again."""
+
+    errno = _errno.EAGAIN
+    code = "stale"
+
+
+class FencedError(AteError):
+    """Somebody took over: a newer fencing token has been handed out."""
+
+    errno = _errno.ESTALE
+    code = "fenced"
+
+
+class InvalidError(AteError):
+    """A request that no correct client makes: a forged, altered, misplaced or impossible batch, name or number."""
+
+    errno = _errno.EINVAL
+    code = "invalid"
+
+
+class QuotaError(AteError):
+    """The tenant's room on the server is used up."""
+
+    errno = _errno.EDQUOT
+    exit_code = ExitCode.NO_SPACE
+    code = "quota"
+
+
+class BusyError(AteError):
+    """Somebody else holds what was asked for, or there is more to do than can be done now; it passes."""
+
+    errno = _errno.EBUSY
+    exit_code = ExitCode.BUSY
+    code = "busy"
+
+
+class ClosedError(AteError):
+    """The chain was closed meanwhile."""

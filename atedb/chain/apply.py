@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 import zstandard
 
-from atedb.chain.batch import NO_ELEMENT, bound_prefix
-from atedb.chain.disk import File
-from atedb.chain.event import Lane, TermsOf
+from atedb.chain.batch import NO_ELEMENT, Batch, bound_prefix
+from atedb.chain.event import Buffer, Lane, Seen, TermsOf
 from atedb.chain.format import CLAIM_NUMBER, COMPRESSED, EVENT_SIZE, MAX_BODY, TOMBSTONE
 from atedb.chain.frame import Frame, verify_frame_signature
-from atedb.chain.record import BatchKeys, Record, pack_record, unpack_record
-from atedb.chain.view import SegmentUse, View
+from atedb.chain.record import ABSENT, BatchKeys, Record, pack_record, unpack_record
+from atedb.chain.view import Rows, SegmentUse
 from atedb.crypto.aead import Cipher
 from atedb.crypto.keys import KeyRing
-from atedb.crypto.sethash import SetHash
+from atedb.crypto.sethash import CLAIM_SIZE, SetHash
 from atedb.errors import DamagedError
 
 _zstd = zstandard.ZstdDecompressor()
+
+
+class Bodies(Protocol):
+    """Where a frame's bodies are read from, by their offset in the segment: a file, or memory."""
+
+    def read(self, length: int, offset: int) -> Buffer:
+        """`length` bytes; fewer when there are no more."""
 
 
 def plaintext(opened: bytes, flags: int) -> bytes:
@@ -31,7 +38,7 @@ def plaintext(opened: bytes, flags: int) -> bytes:
         raise DamagedError(f"a body cannot be decompressed: {error}") from None
 
 
-def install(view: View, rows: Iterable[tuple[bytes, Record, bytes | None]]) -> None:
+def install(view: Rows, rows: Iterable[tuple[bytes, Record, bytes | None]]) -> None:
     """Put (key, record, the row it replaces) into the view, and keep its accounts."""
     state = view.state
     objects = list(state.objects)
@@ -53,21 +60,45 @@ def install(view: View, rows: Iterable[tuple[bytes, Record, bytes | None]]) -> N
     state.objects = (objects[0], objects[1])
 
 
-class Replay:
-    """Applies frames read back from the log. Everything is verified before the view hears of it."""
+def rows_of(batch: Batch) -> Iterator[tuple[bytes, Record, bytes | None]]:
+    """What `install` takes of a batch that was written."""
+    assert batch.sealed is not None
+    sequence, segment = batch.sequence, batch.segment
+    offset = batch.start + batch.sealed.bodies
+    for place, (change, version, event, old) in enumerate(
+        zip(batch.changes, batch.versions, batch.sealed.events, batch.replaced, strict=True)
+    ):
+        length = len(event.body)
+        record = Record(version, sequence, segment, offset, length, place, 0, change.lane, event.flags, event.element)
+        offset += length
+        yield change.key, record, old
 
-    def __init__(self, view: View, keys: KeyRing, live: SetHash, root_public: bytes, terms: TermsOf) -> None:
+
+class Replay:
+    """Applies frames read back from the log, or received. Everything is verified before the view hears of it.
+
+    slim: whether a server has what slim frames lack. seen: told of each event of the meta lane.
+    """
+
+    def __init__(
+        self, view: Rows, keys: KeyRing, live: SetHash, root_public: bytes, terms: TermsOf, *, slim: bool = False,
+        seen: Seen | None = None,
+    ) -> None:  # fmt: skip
         self._view = view
+        self._slim = slim
+        self._seen = seen
         self._keys = keys
         self._live = live
         self._root_public = root_public
         self._terms = terms
 
     def verify(self, frame: Frame) -> None:
-        """Raises BadSignatureError unless a device of the chain signed the frame."""
+        """Raises BadSignatureError unless a device of the chain signed the frame; DamagedError when bodies are lost."""
+        if frame.slim and not self._slim:
+            raise DamagedError(f"bodies of batch {frame.head.sequence} are absent, and no server has them")
         verify_frame_signature(frame, self._view.state.devices, self._root_public, self._keys.chain_id)
 
-    def apply(self, frame: Frame, segment: int, file: File) -> None:
+    def apply(self, frame: Frame, segment: int, file: Bodies) -> None:
         """One frame that `verify` has passed, and that must be the next. Raises DamagedError."""
         state, head = self._view.state, frame.head
         if head.sequence != state.sequence + 1 or head.previous != state.head:
@@ -79,12 +110,10 @@ class Replay:
         install(self._view, self._rows(frame, segment, file, ciphers, bounds))
         self._check_claim(frame, ciphers[0], bounds[0])
         self._view.put_batch(head.sequence, BatchKeys(head.salt, head.keys).encode())
-        state.sequence, state.head = head.sequence, frame.hash
-        state.segment, state.offset = segment, frame.end
-        state.set_total, state.set_count = self._live.total.to_bytes(16, "little"), self._live.count
+        self._view.advance(head.sequence, frame.hash, segment, frame.end, self._live)
 
     def _rows(
-        self, frame: Frame, segment: int, file: File, ciphers: list[Cipher], bounds: list[bytes]
+        self, frame: Frame, segment: int, file: Bodies, ciphers: list[Cipher], bounds: list[bytes]
     ) -> Iterable[tuple[bytes, Record, bytes | None]]:
         for event, offset in frame.bodies():
             old_row = self._view.get(event.key)
@@ -99,19 +128,23 @@ class Replay:
             if not ended:
                 element = self._live.element(event.core, event.hash)
                 self._live.add(element)
+            flags = event.flags if offset is not None else event.flags | ABSENT
             # A live blob's core is vouched for by the claim, without reading the blob; a tombstone's by its seal only.
-            if ended or event.lane == Lane.META:
+            if offset is not None and (ended or event.lane == Lane.META):
                 sealed = file.read(event.length, offset)
                 opened = ciphers[event.slot].open(event.place, sealed, bounds[event.slot] + event.core)
                 if event.lane == Lane.META:
-                    self._view.apply(self._terms(ended, plaintext(opened, event.flags)))
+                    plain = plaintext(opened, event.flags)
+                    self._view.apply(self._terms(ended, plain))
+                    if self._seen is not None:
+                        self._seen(ended, plain, event.key)
             record = Record(
-                event.version, frame.head.sequence, segment, offset, event.length, event.place, event.slot,
-                event.lane, event.flags, element,
+                event.version, frame.head.sequence, segment, frame.row(event) if offset is None else offset,
+                event.length, event.place, event.slot, event.lane, flags, element,
             )  # fmt: skip
             yield event.key, record, old_row
 
     def _check_claim(self, frame: Frame, cipher: Cipher, bound: bytes) -> None:
         claim = cipher.open(CLAIM_NUMBER, frame.head.claim, bound + frame.head.sequence.to_bytes(8, "little"))
-        if not self._live.matches(claim):
+        if len(claim) != CLAIM_SIZE or not self._live.matches(claim):
             raise DamagedError(f"the live objects are not those that batch {frame.head.sequence} claims")

@@ -10,22 +10,29 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from atedb.chain.apply import Replay, install, plaintext
+from atedb.chain.absent import AbsentBodies
+from atedb.chain.apply import Replay, install, plaintext, rows_of
 from atedb.chain.batch import Batch, BatchPlace, Sealer, bound_prefix
+from atedb.chain.blobcache import FOLDER as BLOBS
+from atedb.chain.blobcache import BlobCache, default_limit
 from atedb.chain.device import load_device, make_device
 from atedb.chain.disk import Disk, RealDisk
-from atedb.chain.event import Change, Lane, TermsOf, no_terms
+from atedb.chain.event import Change, Lane, Seen, TermsOf, no_terms
 from atedb.chain.format import CERTIFICATE, TOMBSTONE, encode_core
+from atedb.chain.frame import Frame
 from atedb.chain.header import ChainHeader, load_header, make_header, verify_root
 from atedb.chain.heads import Head, RememberedHeads
+from atedb.chain.layer import Layer
 from atedb.chain.lock import ChainLock
-from atedb.chain.log import Log, segment_path
-from atedb.chain.record import BatchKeys, Record, unpack_record
-from atedb.chain.recovery import Progress, Recovery, read_manifest
+from atedb.chain.log import Log
+from atedb.chain.position import Position
+from atedb.chain.record import ABSENT, BatchKeys, Record, unpack_record
+from atedb.chain.recovery import Progress, Recovery, cut_tail, read_manifest
+from atedb.chain.remote import RemoteNote, load_remote
 from atedb.chain.stats import ChainStats, ReplayCost
 from atedb.chain.view import Checkpoint, View, ViewUnusableError, empty_state, view_place
 from atedb.crypto.aead import Cipher, SealBrokenError, preferred_suite
@@ -47,7 +54,9 @@ class Chain:
     """One open chain. Made by `Chain.create` and `Chain.open`.
 
     written, durable: the newest sequence that is in the log, and the newest behind a barrier. failed: the error that
-    made the chain read-only, or None. nowait: `load` raises NotResident rather than wait for the disk.
+    made the chain read-only, or None. device: the public key that signs here, b"" when nothing
+    may be written. nowait: `load` raises NotResident rather than wait for the disk. remote: of a chain that follows a
+    server (see `Replica`), how far the server has it; else None. absent: where bodies come from that it alone has.
     """
 
     def __init__(
@@ -58,6 +67,7 @@ class Chain:
         self.keys = keys
         self.read_only = read_only
         self.failed: AteError | None = None
+        self.device = b""
         self.nowait = False
         self.written = 0
         self.durable = 0
@@ -72,8 +82,14 @@ class Chain:
         self._heads: RememberedHeads | None = None
         self._statements: tuple[tuple[int, bytes], ...] = ()
         self._undo: list[Callable[[], None]] = []
+        self._safe = Head(0, "")  # the newest batch when the last checkpoint was begun
+        self._terms: TermsOf = no_terms
+        self.remote: RemoteNote | None = None
+        self.absent: AbsentBodies | None = None
+        self._retired: Log | None = None
         self._log: Log
-        self._view: View
+        self._base: View  # on the disk
+        self._view: View | Layer  # that one, or what lies over it
         self._live: SetHash
         self._sealer: Sealer
 
@@ -81,11 +97,13 @@ class Chain:
     def create(
         cls, store: Path, root: bytes, *, suite: str | None = None, disk: Disk | None = None,
         clock: Clock = time.time_ns, heads: Path | None = None, header: ChainHeader | None = None,
+        terms: TermsOf = no_terms, remote: bool = False,
     ) -> Chain:  # fmt: skip
         """A new chain in the folder `store`, for the tenant with this 32-byte root key; open and locked.
 
         suite: the AEAD to use, by default the one that suits this processor. heads: folder of the remembered heads.
-        header: of a chain that is written anew; its device is taken over when `store` holds the device's file.
+        header: of a chain that is written anew, or followed from a server; its device is taken over when `store` holds
+        the device's file. terms, remote: as for `open`.
         Raises StoreExistsError, NoSpaceError, ReadOnlyError, StorageError.
         """
         disk = disk or RealDisk()
@@ -99,12 +117,17 @@ class Chain:
         chain = cls(store, disk, clock, header, keys, read_only=False)
         chain._take_lock()
         chain._log = Log.create(disk, store, header.chain_id)
-        chain._undo.append(chain._log.close)
+        chain._undo.append(chain._close_log)
         chain._live = SetHash(keys.purpose("live set hash"))
-        chain._view = View.create(view_place(disk, store, keys), empty_state(keys.chain_id))
-        chain._undo.append(chain._view.close)
+        chain._view = chain._base = View.create(view_place(disk, store, keys), empty_state(keys.chain_id))
+        chain._undo.append(chain._close_base)
+        if remote:
+            chain._follow(RemoteNote(disk, store))
         chain._take_device(root, load_device(disk, store, keys) or make_device(disk, store, keys))
         chain._heads = RememberedHeads(disk, heads) if heads else None
+        chain._terms = terms
+        if chain.remote is not None:
+            chain.remote.save(0)
         header.save(disk, store)  # last: a store without it is no chain yet
         return chain
 
@@ -112,13 +135,14 @@ class Chain:
     def open(
         cls, store: Path, root: bytes, *, terms: TermsOf = no_terms, read_only: bool = False, heads: Path | None = None,
         accept_rollback: bool = False, progress: Progress | None = None, disk: Disk | None = None,
-        clock: Clock = time.time_ns,
+        clock: Clock = time.time_ns, remote: bool = False,
     ) -> Chain:  # fmt: skip
         """The chain in `store`, at its newest batch.
 
         terms: derives the sealed sets from events when the view is replayed or rebuilt. progress: called with bytes
-        done and in all while a long log is replayed. Raises StoreNotFoundError, InUseError, DamagedError,
-        RolledBackError (unless accept_rollback), UnsupportedError, ReadOnlyError.
+        done and in all while a long log is replayed. remote: the store follows a server from now on; one that does
+        already need not be told. Raises StoreNotFoundError, InUseError, DamagedError, RolledBackError (unless
+        accept_rollback), UnsupportedError, ReadOnlyError.
         """
         disk = disk or RealDisk()
         header = load_header(disk, store)
@@ -128,7 +152,9 @@ class Chain:
         chain._take_lock()
         try:
             chain._heads = RememberedHeads(disk, heads) if heads else None
-            chain._recover(root, terms, accept_rollback=accept_rollback, progress=progress)
+            chain._terms = terms
+            chain.remote = load_remote(disk, store) or (RemoteNote(disk, store) if remote else None)
+            chain._recover(root, accept_rollback=accept_rollback, progress=progress)
         except BaseException:
             chain._release()
             raise
@@ -139,7 +165,7 @@ class Chain:
     def load(self, key: bytes) -> bytes | None:
         """The newest body of an object; None when there is none, or it has ended.
 
-        Raises DamagedError, and NotResident while `nowait` is set.
+        Raises DamagedError; NotResident while `nowait` is set; UnreachableError when the body is on a server only.
         """
         row = self._view.get(key)
         if row is None:
@@ -151,6 +177,8 @@ class Chain:
 
     def _open_body(self, key: bytes, record: Record) -> bytes:
         version, sequence, segment, offset, length, place, slot, lane, flags, _ = record
+        if flags & ABSENT and self.absent is not None:
+            return self.absent.load(key, record, self._cipher(sequence, slot), nowait=self.nowait)
         sealed = self._log.read(segment, offset, length, nowait=self.nowait)
         cipher, bound = self._cipher(sequence, slot)
         self.stats.opens += 1
@@ -176,6 +204,12 @@ class Chain:
                 self._ciphers.clear()
             found = self._ciphers[sequence, slot] = opened, bound_prefix(self.keys.chain_id, named)
         return found
+
+    def absent_records(self, keys: Iterable[bytes]) -> list[Record]:
+        """Of these objects, those whose bodies are on the server (`AbsentBodies.fetch_all` brings them)."""
+        rows = (self._view.get(key) for key in keys)
+        records = (unpack_record(row) for row in rows if row is not None)
+        return [record for record in records if record.flags & ABSENT]
 
     def exists(self, key: bytes) -> bool:
         """Whether the object is there and has not ended."""
@@ -243,17 +277,14 @@ class Chain:
         sealed = batch.sealed
         if sealed is None or self._flight is not batch:
             raise RuntimeError("the batch is not in flight")
-        install(self._view, _rows(batch))
+        install(self._view, rows_of(batch))
         self._view.put_batch(batch.sequence, BatchKeys(sealed.salt, sealed.slots).encode())
         for change in batch.changes:
             if change.terms:
                 self._view.apply(change.terms)
-        state = self._view.state
-        state.sequence, state.head = batch.sequence, sealed.hash
-        state.segment, state.offset = batch.segment, batch.start + sealed.length
         self._live = sealed.live
-        state.set_total, state.set_count = self._live.total.to_bytes(16, "little"), self._live.count
         self._take_up_certificates()
+        self._view.advance(batch.sequence, sealed.hash, batch.segment, batch.start + sealed.length, sealed.live)
         self._cost.add(len(sealed.events) + 1, sealed.length)  # and the claim: a batch without events counts as well
         self._flight = None
 
@@ -301,7 +332,9 @@ class Chain:
 
     def checkpoint_due(self) -> bool:
         """Whether opening the chain now would cost enough to be worth a checkpoint."""
-        return not self.read_only and self.failed is None and self._cost.due()
+        if self.read_only or self.failed is not None or not self._cost.due():
+            return False
+        return not isinstance(self._view, Layer) or self._view.due
 
     def begin_checkpoint(self) -> Checkpoint:
         """Owner thread: set aside what is new; then run `write_checkpoint` anywhere, then `end_checkpoint` here.
@@ -310,12 +343,15 @@ class Chain:
         """
         self.barrier()
         self._cost.start()
+        self._safe = self.head
         return self._view.begin_checkpoint()
 
     def write_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Fold what is new into the view's file, and remember the head. Raises StorageError, NoSpaceError."""
+        if self.remote is not None:
+            self.remote.save(self.durable)  # before the view, which must not be found to show more than it names
         checkpoint.write()
-        self.remember(Head(checkpoint.state.sequence, checkpoint.state.head.hex()))
+        self.remember(self._safe)
 
     def remember(self, head: Head) -> None:
         """Note outside the store, durably, that this machine has seen `head`, which must be durable itself. Any thread.
@@ -398,31 +434,97 @@ class Chain:
         while self._undo:
             self._undo.pop()()
 
+    # A rebase puts others in their places, so they are looked up when they are closed.
+
+    def _close_log(self) -> None:
+        self._log.close()
+        if self._retired is not None:
+            self._retired.close()
+
+    def change_log(self, log: Log) -> None:
+        """Go on with another log. Fetches under way may still read the old one, so it stays open until the next."""
+        if self._retired is not None:
+            self._retired.close()
+        self._retired, self._log = self._log, log
+
+    def _close_base(self) -> None:
+        self._base.close()
+
     # -- opening
 
-    def _recover(self, root: bytes, terms: TermsOf, *, accept_rollback: bool, progress: Progress | None) -> None:
-        disk, store, chain_id = self._disk, self.store, self.keys.chain_id
-        manifest = read_manifest(disk, store, chain_id)
+    def _recover(self, root: bytes, *, accept_rollback: bool, progress: Progress | None) -> None:
+        disk, store, chain_id, remote = self._disk, self.store, self.keys.chain_id, self.remote
+        device = load_device(disk, store, self.keys)
+        if remote is not None and not self.read_only:
+            remote.clean(remote.acked.sequence)
+        left, longer = remote.leftovers() if remote is not None else ([], None)
+        manifest = read_manifest(disk, store, chain_id, left)
         seen = self._heads.recall(chain_id) if self._heads and not accept_rollback else None
-        self._view = self._open_view()
+        self._view = self._base = self._open_view()
+        if remote is not None:
+            self._follow(remote)
         state = self._view.state
         self._live = SetHash(
             self.keys.purpose("live set hash"), int.from_bytes(state.set_total, "little"), state.set_count
         )
-        replay = Replay(self._view, self.keys, self._live, bytes.fromhex(self.header.root_public), terms)
+        replay = self.replay(self._view, self._live)
         before = state.sequence
-        cut = Recovery(disk, store, manifest, self._view, replay).run(seen, progress)
+        # Where batches come from a server, what others found durable says nothing of what is durable here.
+        own = None if remote is None else device.public if device else b""
+        cut = Recovery(
+            disk, store, manifest, self._view, replay, longer=longer.number if longer else 0, device=own
+        ).run(seen, progress)
         if cut is not None and not self.read_only:
-            _cut(disk, store, manifest.active, cut)
+            cut_tail(disk, store, manifest.active, cut)
+        state = self._view.state
         self._log = Log(disk, store, manifest, end=state.offset, read_only=self.read_only)
-        self._undo.append(self._log.close)
+        self._undo.append(self._close_log)
         self.written = self.durable = state.sequence
         self._cost.add(state.sequence - before, 0)
         if not self.read_only:
             if not manifest.is_saved(disk, store):  # else nothing is written, so that a full disk can be opened
                 manifest.save(disk, store)
             self._log.barrier()  # what was replayed may still be in the page cache only
-            self._take_device(root, load_device(disk, store, self.keys) or make_device(disk, store, self.keys))
+            self._take_device(root, device or make_device(disk, store, self.keys))
+            if remote is not None:
+                remote.settle(Position(state.sequence, state.head))
+
+    def _follow(self, remote: RemoteNote) -> None:
+        """What the server does not have yet lies in a layer of its own."""
+        self.remote = remote
+        layer = self._view = Layer(self._base)
+        layer.acked = remote.acked.sequence
+        self.absent = AbsentBodies(BlobCache(self.store / BLOBS, default_limit(self.store)), self)
+
+    def replay(self, view: View | Layer, live: SetHash, seen: Seen | None = None) -> Replay:
+        """What applies frames to a view of this chain. live: the live objects that the view shows, to be kept up."""
+        public = bytes.fromhex(self.header.root_public)
+        return Replay(view, self.keys, live, public, self._terms, slim=self.remote is not None, seen=seen)
+
+    def show(self, layer: Layer, live: SetHash) -> None:
+        """Go on from another state: what `layer` shows, and the set of live objects there."""
+        self._view, self._live = layer, live
+
+    def count(self, frame: Frame) -> None:
+        """A frame more to replay when the chain is opened next."""
+        self._cost.add(len(frame.events) + 1, frame.header.length)
+
+    def lower_head(self, sequence: int, head: bytes) -> None:
+        """Take back what this machine remembers of batches after that one, before a rebase replaces them."""
+        if self._heads is not None:
+            self._heads.lower(self.keys.chain_id, Head(sequence, head.hex()))
+
+    def restart(self, layer: Layer, live: SetHash, statements: tuple[tuple[int, bytes], ...]) -> None:
+        """Go on after a rebase: other batches stand where some stood before, and all of them are durable."""
+        self.show(layer, live)
+        self._statements = statements
+        self._ciphers.clear()
+        self.written = self.durable = layer.state.sequence
+        self._cost.add(layer.rows, 0)
+
+    def read_log(self, segment: int, offset: int, length: int) -> bytes:
+        """Bytes of the log as they are. Raises DamagedError."""
+        return bytes(self._log.read(segment, offset, length))
 
     def _take_lock(self) -> None:
         self._undo.append(ChainLock(self.store, shared=self.read_only).release)
@@ -437,11 +539,12 @@ class Chain:
                 self._undo.append(lambda: shutil.rmtree(temporary, ignore_errors=True))
                 place = view_place(self._disk, temporary, self.keys)
             view = View.create(place, empty_state(self.keys.chain_id))
-        self._undo.append(view.close)
+        self._undo.append(self._close_base)
         return view
 
     def _take_device(self, root: bytes, device: SigningKey) -> None:
         self._sealer = Sealer(self.keys, device, self._live)
+        self.device = device.public
         if device.public not in self._view.state.devices:
             key = root_signing_key(root, bytes.fromhex(self.header.salt))
             certificate = Certificate.issue(key, self.keys.chain_id, device.public, self._clock())
@@ -451,25 +554,3 @@ class Chain:
         for _, data in self._statements:
             self._view.state.devices[Certificate.decode(data).device] = data
         self._statements = ()
-
-
-def _rows(batch: Batch) -> Iterator[tuple[bytes, Record, bytes | None]]:
-    assert batch.sealed is not None
-    sequence, segment = batch.sequence, batch.segment
-    offset = batch.start + batch.sealed.bodies
-    for place, (change, version, event, old) in enumerate(
-        zip(batch.changes, batch.versions, batch.sealed.events, batch.replaced, strict=True)
-    ):
-        length = len(event.body)
-        record = Record(version, sequence, segment, offset, length, place, 0, change.lane, event.flags, event.element)
-        offset += length
-        yield change.key, record, old
-
-
-def _cut(disk: Disk, store: Path, segment: int, offset: int) -> None:
-    file = disk.open(segment_path(store, segment), writable=True)
-    try:
-        file.truncate(offset)
-        file.sync()
-    finally:
-        file.close()

@@ -141,11 +141,11 @@ class _Dump:
         for event, at in frame.bodies():
             yield self._event(head.sequence, event, at, read, opener)
 
-    def _event(self, sequence: int, event: Event, at: int, read: Read, opener: BatchOpener | None) -> EventNode:
+    def _event(self, sequence: int, event: Event, at: int | None, read: Read, opener: BatchOpener | None) -> EventNode:
         flags = [name for bit, name in ((TOMBSTONE, "tombstone"), (COMPRESSED, "compressed")) if event.flags & bit]
         lane = Lane(event.lane).name.lower()
         node = EventNode(sequence, event.key.hex(), event.version, lane, flags, event.length)
-        if opener is not None and self._describe is not None and event.lane == Lane.META:
+        if opener is not None and self._describe is not None and event.lane == Lane.META and at is not None:
             try:
                 plain = opener.open(event, read_body(read, event, at))
                 node.what = self._describe(bool(event.flags & TOMBSTONE), plain)

@@ -47,6 +47,10 @@ TermsOf = Callable[[bool, bytes], tuple[Term, ...]]
 """(tombstone, plaintext of a META event) -> its terms: lets a view be rebuilt from the log."""
 
 
+Seen = Callable[[bool, bytes, bytes], None]
+"""(tombstone, plaintext, key) of a META event that somebody else wrote: lets caches forget what it changed."""
+
+
 def no_terms(_tombstone: bool, _body: bytes) -> tuple[Term, ...]:
     """For chains without sealed sets."""
     return ()

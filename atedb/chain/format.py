@@ -7,7 +7,8 @@ Decoding is bounded: every length is checked against the limits below before any
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, cast
 
 from atedb.crypto.hashing import HASH_SIZE, digest, digest_pair
 from atedb.crypto.signing import SIGNATURE_SIZE
@@ -30,6 +31,9 @@ COMPRESSED = 2
 """Event flag: the plaintext is one zstd frame."""
 KNOWN_FLAGS = TOMBSTONE | COMPRESSED
 
+SLIM = 1
+"""Frame flag: the bodies of live blobs are absent; all else is there, and the batch's hash is the same."""
+
 CERTIFICATE = 1
 """Statement kind: a device certificate."""
 
@@ -45,6 +49,7 @@ _HEAD = struct.Struct("<QQq32s32s32s32sIHHI")
 _KEY_SLOT = struct.Struct("<16sI32s")
 _STATEMENT = struct.Struct("<HH")
 _CORE = struct.Struct("<16sQIIHBB")
+_ROW = struct.Struct("<16sQIIHBB32x")
 CORE_SIZE = _CORE.size
 EVENT_SIZE = CORE_SIZE + HASH_SIZE
 
@@ -231,6 +236,11 @@ class Event(NamedTuple):
         return event
 
     @property
+    def heavy(self) -> bool:
+        """Whether a slim frame leaves the body out: a live blob. Epitaphs are proof that an object was ended."""
+        return self.lane == 1 and not self.flags & TOMBSTONE
+
+    @property
     def core(self) -> bytes:
         """The 36 bytes that the seal and the event's hash cover."""
         return encode_core(self.key, self.version, self.place, self.length, self.slot, self.lane, self.flags)
@@ -251,3 +261,11 @@ def padded(length: int) -> int:
     if length > MAX_FRAME:
         raise LimitError(f"a batch of {length} bytes is larger than the format allows ({MAX_FRAME})")
     return length
+
+
+def event_rows(table: bytes) -> Iterator[tuple[bytes, int, int, int, int, int, int]]:
+    """(key, version, place, length, slot, lane, flags) of each row of an event table that is known to be good.
+
+    For whoever has verified the table before, and only looks for where things are.
+    """
+    return cast("Iterator[tuple[bytes, int, int, int, int, int, int]]", _ROW.iter_unpack(table))

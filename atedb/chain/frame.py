@@ -13,6 +13,7 @@ from atedb.chain.format import (
     FRAME_MAGIC,
     MAX_FRAME,
     MAX_HEAD,
+    SLIM,
     BatchHead,
     Event,
     FrameHeader,
@@ -45,12 +46,25 @@ class Frame(NamedTuple):
         """Where the next frame begins."""
         return self.offset + self.header.length
 
-    def bodies(self) -> Iterator[tuple[Event, int]]:
-        """Each event with the offset of its sealed body in the segment."""
+    @property
+    def slim(self) -> bool:
+        """Whether the bodies of live blobs are absent."""
+        return bool(self.header.flags & SLIM)
+
+    def row(self, event: Event) -> int:
+        """The offset of an event's row of the event table in the segment."""
+        return self.offset + self.header.table_offset + event.place * EVENT_SIZE
+
+    def bodies(self) -> Iterator[tuple[Event, int | None]]:
+        """Each event with the offset of its sealed body in the segment; None for a body that is absent."""
         at = self.offset + self.header.bodies_offset
+        slim = self.slim
         for event in self.events:
-            yield event, at
-            at += event.length
+            if slim and event.heavy:
+                yield event, None
+            else:
+                yield event, at
+                at += event.length
 
 
 def read_frame(read: Read, offset: int, *, bodies: bool, header: FrameHeader | None = None) -> Frame:
@@ -74,6 +88,14 @@ def read_frame(read: Read, offset: int, *, bodies: bool, header: FrameHeader | N
     return frame
 
 
+def decode_frame(data: bytes) -> Frame:
+    """The one frame that `data` is, its bodies compared with their hashes. Raises DamagedError."""
+    frame = read_frame(lambda offset, length: data[offset : offset + length], 0, bodies=True)
+    if frame.end != len(data):
+        raise DamagedError("there is something after the end of a frame")
+    return frame
+
+
 def infer_header(read: Read, offset: int) -> FrameHeader:
     """The frame header that must have been at `offset`, by the batch head and event table that follow it.
 
@@ -94,9 +116,11 @@ def infer_header(read: Read, offset: int) -> FrameHeader:
 
 
 def _verify_table(frame: Frame) -> None:
-    if len(frame.events) != frame.head.events or frame.header.proof or frame.header.flags:
+    if len(frame.events) != frame.head.events or frame.header.proof or frame.header.flags & ~SLIM:
         raise DamagedError("a frame lacks events that its batch has")
-    total = frame.header.bodies_offset + sum(event.length for event in frame.events)
+    if not frame.head.keys:
+        raise DamagedError("a batch does not say under which key its claim is sealed")
+    total = frame.header.bodies_offset + sum(event.length for event, at in frame.bodies() if at is not None)
     if not 0 <= frame.header.length - total < ALIGNMENT:
         raise DamagedError("a frame's events do not fill it")
     if merkle_root([event.hash for event in frame.events]) != frame.head.root:
@@ -110,6 +134,8 @@ def _verify_bodies(frame: Frame, front: bytes, read: Read) -> None:
     whole = memoryview(front) if len(front) == frame.header.length else None
     end = frame.header.bodies_offset
     for event, at in frame.bodies():
+        if at is None:
+            continue
         start = at - frame.offset
         end = start + event.length
         body = whole[start:end] if whole is not None else read(at, event.length)

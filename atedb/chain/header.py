@@ -75,7 +75,19 @@ def load_header(disk: Disk, store: Path) -> ChainHeader:
             )
         raise StoreNotFoundError(f"there is no chain in {store}; make one with: atefs init {store}")
     try:
-        data = disk.read_bytes(store / NAME)
+        return parse_header(disk.read_bytes(store / NAME))
+    except DamagedError:
+        raise DamagedError(
+            f"the header {store / NAME} is not what was written; the log is kept; put the file back from a copy"
+        ) from None
+
+
+def parse_header(data: bytes) -> ChainHeader:
+    """The header in the bytes of its file, its proof verified.
+
+    Raises DamagedError, or UnsupportedError naming the format or algorithm.
+    """
+    try:
         require_format(msgspec.json.decode(data, type=_Version).format)
         header = msgspec.json.decode(data, type=ChainHeader)
         require_suite(header.suite)
@@ -83,9 +95,7 @@ def load_header(disk: Disk, store: Path) -> ChainHeader:
         _require_algorithm(header.signature, SIGNATURE)
         verify_signature(bytes.fromhex(header.root_public), header.signed(), bytes.fromhex(header.proof))
     except (msgspec.DecodeError, BadSignatureError, ValueError):
-        raise DamagedError(
-            f"the header {store / NAME} is not what was written; the log is kept; put the file back from a copy"
-        ) from None
+        raise DamagedError("the header of the chain is not what was written") from None
     return header
 
 

@@ -47,6 +47,17 @@ class RememberedHeads:
         body = msgspec.json.encode(head)
         self._disk.replace(self._folder / chain_id.hex(), body + b"\n" + digest(body).hex().encode() + b"\n")
 
+    def lower(self, chain_id: bytes, head: Head) -> None:
+        """Take back, durably, what was remembered of batches after `head`: they are not to be part of the chain."""
+        seen = self.recall(chain_id)
+        if seen is None or seen.sequence <= head.sequence:
+            return
+        if head.sequence:
+            self.remember(chain_id, head)
+        else:
+            self._disk.unlink(self._folder / chain_id.hex())
+            self._disk.sync_folder(self._folder)
+
 
 def rolled_back(seen: Head, found: int) -> RolledBackError:
     """The error for a chain whose newest batch is `found`, or that has another batch where `seen` was."""

@@ -56,6 +56,7 @@ class Log:
         self._opening = threading.Lock()
         self._writing = threading.Lock()
         self._pusher = ThreadPoolExecutor(1, "push")
+        self._published = True
 
     @classmethod
     def create(cls, disk: Disk, store: Path, chain_id: bytes) -> Log:
@@ -65,6 +66,24 @@ class Log:
         manifest = Manifest(FORMAT_VERSION, chain_id.hex(), 1, [])
         manifest.save(disk, store)
         return cls(disk, store, manifest, end=SEGMENT_HEADER_SIZE)
+
+    @classmethod
+    def draft(cls, disk: Disk, store: Path, manifest: Manifest, first: int, previous: bytes) -> Log:
+        """A log whose segments from the active one on are new, and count once `publish` has returned.
+
+        first: the sequence of the batch that comes next; previous: the hash of the one before it.
+        """
+        header = SegmentHeader(manifest.active, bytes.fromhex(manifest.chain), first, previous)
+        _new_segment(disk, store, header).close()
+        log = cls(disk, store, manifest, end=SEGMENT_HEADER_SIZE)
+        log._published = False
+        return log
+
+    def publish(self) -> None:
+        """Make a draft the store's log, durably and all at once. Raises StorageError, NoSpaceError."""
+        self._active.sync()
+        self._published = True
+        self._save(self.manifest)
 
     def append(self, frame: Sequence[Buffer], length: int) -> tuple[int, int]:
         """Write one frame at the end; (segment, offset). On an error nothing of it remains.
@@ -103,7 +122,7 @@ class Log:
         done = SealedSegment(old.active, first, sequence - 1, self.end, previous.hex())
         manifest = Manifest(old.format, old.chain, header.number, [*old.sealed, done])
         try:
-            manifest.save(self._disk, self._store)
+            self._save(manifest)
         except AteError:
             fresh.close()
             raise
@@ -111,6 +130,20 @@ class Log:
             self._sealed[old.active] = self._active
             self._active, self.manifest = fresh, manifest
             self.end = self._zeroed = SEGMENT_HEADER_SIZE
+
+    def _save(self, manifest: Manifest) -> None:
+        if self._published:
+            manifest.save(self._disk, self._store)
+
+    def following(self, segment: int, offset: int) -> tuple[int, int]:
+        """Where the frame is that follows one which ends there: in that segment, or at the beginning of the next."""
+        for sealed in self.manifest.sealed:
+            if sealed.number == segment and offset < sealed.length:
+                return segment, offset
+            if sealed.number > segment:
+                return sealed.number, SEGMENT_HEADER_SIZE
+        active = self.manifest.active
+        return (active, offset) if segment == active else (active, SEGMENT_HEADER_SIZE)
 
     def barrier(self) -> None:
         """Return once all that was appended is on stable storage."""

@@ -11,11 +11,15 @@ _RECORD = struct.Struct("<QQIIIIHBB16s")
 _SALT = struct.Struct("<32s")
 _SLOT = struct.Struct("<16sI32s")
 
+ABSENT = 0x80
+"""Flag of a record, beside those of its event: the body is not in the log, but on the server."""
+
 
 class Record(NamedTuple):
     """The newest event of one object.
 
-    segment, offset, length: its sealed body. sequence, place, slot: its batch, its index there, its key slot.
+    segment, offset, length: its sealed body; where it is absent, segment and offset of the event's row in the event
+    table, and the length that the body has. sequence, place, slot: its batch, its index there, its key slot.
     element: what it adds to the set hash of live objects (zeros for a tombstone).
     """
 

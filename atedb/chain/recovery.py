@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from atedb.chain.apply import Replay
@@ -17,6 +17,7 @@ from atedb.chain.disk import Disk, File
 from atedb.chain.format import FORMAT_VERSION, SEGMENT_HEADER_SIZE, SegmentHeader
 from atedb.chain.frame import Frame, find_frames, read_frame
 from atedb.chain.heads import Head, rolled_back
+from atedb.chain.layer import Layer
 from atedb.chain.log import FOLDER, segment_path
 from atedb.chain.manifest import Manifest, SealedSegment, load_manifest
 from atedb.chain.view import View
@@ -42,14 +43,16 @@ def damage(segment: int, offset: int, why: object, objects: str = "") -> Damaged
     )
 
 
-def read_manifest(disk: Disk, store: Path, chain_id: bytes) -> Manifest:
+def read_manifest(disk: Disk, store: Path, chain_id: bytes, ignored: Collection[int] = ()) -> Manifest:
     """The store's manifest; made anew from the segments where it is damaged or older than they are.
 
+    ignored: numbers of segments that are known to be left-overs.
     Raises DamagedError when segments are missing or cut short.
     """
     if FOLDER not in disk.names(store):
         raise damage(1, 0, "the folder with the segments is missing")
     numbers = [int(n[:-4]) for n in disk.names(store / FOLDER) if n.endswith(".seg") and n[:-4].isdigit()]
+    numbers = [number for number in numbers if number not in ignored]
     try:
         manifest = load_manifest(disk, store)
         if manifest.chain != chain_id.hex():
@@ -103,9 +106,18 @@ def _manifest_of_segments(disk: Disk, store: Path, chain_id: bytes, numbers: lis
 
 
 class Recovery:
-    """Replays a log into a view."""
+    """Replays a log into a view.
 
-    def __init__(self, disk: Disk, store: Path, manifest: Manifest, view: View, replay: Replay) -> None:
+    longer: number of a segment that may be longer than the manifest says, or 0: a rebase has replaced its end. device:
+    whose word counts for what was durable here; None for anybody's, where all batches were written here.
+    """
+
+    def __init__(
+        self, disk: Disk, store: Path, manifest: Manifest, view: View | Layer, replay: Replay, *, longer: int = 0,
+        device: bytes | None = None,
+    ) -> None:  # fmt: skip
+        self._longer = longer
+        self._device = device
         self._disk = disk
         self._store = store
         self._manifest = manifest
@@ -168,6 +180,8 @@ class Recovery:
 
     def _check_length(self, sealed: SealedSegment) -> None:
         size = self._size(sealed.number)
+        if size > sealed.length and sealed.number == self._longer:
+            return
         if size != sealed.length:
             raise damage(sealed.number, min(size, sealed.length), f"the file has {size} bytes, not {sealed.length}")
 
@@ -246,9 +260,7 @@ class Recovery:
         self._rebuilt += len(frame.events)
         if self._rebuilt >= REBUILD_STEP:  # keeps memory flat while a long log is replayed
             self._rebuilt = 0
-            self._view.begin_checkpoint().write()
-            self._view.end_checkpoint(written=True)
-            self._view.remap()
+            self._view.relieve()
         done = self._done + frame.end
         if self._progress is not None and done - self._told >= _TELL:
             self._told = done
@@ -260,7 +272,8 @@ class Recovery:
             return None
         number, expected = self._manifest.active, self._view.state.sequence + 1
         later = [f for f in find_frames(lambda o, n: file.read(n, o), offset, end) if f.head.sequence > expected]
-        if any(frame.head.durable >= expected for frame in later):
+        words = [f.head.durable for f in later if self._device is None or f.head.device == self._device]
+        if any(durable >= expected for durable in words):
             raise damage(number, offset, f"batch {expected} was durable and is not what was written ({error})")
         if self._seen is not None and self._seen.sequence >= expected:
             raise damage(number, offset, f"batch {expected} was acknowledged and is not what was written ({error})")
@@ -269,6 +282,16 @@ class Recovery:
             number, end - offset, expected - 1, offset,
         )  # fmt: skip
         return offset
+
+
+def cut_tail(disk: Disk, store: Path, segment: int, offset: int) -> None:
+    """Take away, durably, what follows `offset` in a segment. Raises StorageError."""
+    file = disk.open(segment_path(store, segment), writable=True)
+    try:
+        file.truncate(offset)
+        file.sync()
+    finally:
+        file.close()
 
 
 def is_zero(file: File, offset: int, end: int) -> bool:

@@ -28,13 +28,14 @@ from atedb.chain.header import load_header, verify_root
 from atedb.chain.heads import Head, RememberedHeads
 from atedb.chain.lock import ChainLock
 from atedb.chain.recovery import Progress
+from atedb.chain.remote import load_remote
 from atedb.chain.report import RepairReport, VerifyReport
 from atedb.chain.salvage import Salvage
 from atedb.chain.shadow import STEP
 from atedb.chain.verify import verify_log
 from atedb.chain.view import View, ViewUnusableError, view_place
 from atedb.crypto.keys import KeyRing
-from atedb.errors import RolledBackError
+from atedb.errors import RolledBackError, UnsupportedError
 
 BATCH_BYTES = 8 << 20
 BATCH_EVENTS = 4096
@@ -55,7 +56,8 @@ def repair(
     remembered heads. terms: as for `Chain.open`. describe: puts an event of the meta lane into words, for the report.
     progress: called with bytes done and in all, once through for each of three passes. clock: ns since the epoch.
     Raises StoreNotFoundError, InUseError, NoSpaceError (nothing was changed then), StorageError, RolledBackError (that
-    is for the user to judge), and DamagedError when the chain's header is damaged.
+    is for the user to judge), UnsupportedError (it is damaged, and follows a server), and DamagedError when the chain's
+    header is damaged.
     """
     disk = disk or RealDisk()
     work = _Repair(disk, store, root, clock, RememberedHeads(disk, heads) if heads else None)
@@ -64,6 +66,12 @@ def repair(
         report = work.resume()
         if report is None:
             found = verify_log(store, root, data=True, heads=heads, progress=progress, disk=disk)
+            if found.damage and load_remote(disk, store) is not None:
+                raise UnsupportedError(
+                    f"the log in {store} is damaged and cannot be mended by itself, for the server would not know it "
+                    "any more; nothing was changed; move the folder away and mount the chain again: all that the "
+                    "server has comes from there, and what was not sent yet stays in the folder"
+                )
             if found.damage:
                 report = work.rewrite(found, describe, progress)
             elif found.rolled_back:

@@ -95,6 +95,8 @@ class Salvage:
                 verify_frame_signature(frame, self.devices, self._root_public, self._keys.chain_id)
                 opener = BatchOpener(self._keys, frame.head)
                 for event, at in frame.bodies():
+                    if at is None:
+                        continue
                     self._weigh(number, event, at, read, opener)
 
     def _weigh(self, number: int, event: Event, at: int, read: Read, opener: BatchOpener) -> None:
@@ -148,7 +150,7 @@ class Salvage:
             opener: BatchOpener | None = None
             for event, at in frame.bodies():
                 kept = self._kept(event.key)
-                if kept is None or (kept.segment, kept.offset) != (number, at):
+                if at is None or kept is None or (kept.segment, kept.offset) != (number, at):
                     continue
                 opener = opener or BatchOpener(self._keys, frame.head)
                 plain = opener.open(event, read_body(read, event, at))

@@ -19,9 +19,12 @@ STEP = 16_384
 
 
 class Shadow:
-    """Replays frames from the first on. Lies in the system's temporary folder until `close`."""
+    """Replays frames from the first on. Lies in the system's temporary folder until `close`.
 
-    def __init__(self, disk: Disk, keys: KeyRing, root_public: bytes) -> None:
+    slim: whether a server has what slim frames lack.
+    """
+
+    def __init__(self, disk: Disk, keys: KeyRing, root_public: bytes, *, slim: bool) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="atefs-verify-"))
         try:
             self._view = View.create(view_place(disk, self._folder, keys), empty_state(keys.chain_id))
@@ -29,7 +32,7 @@ class Shadow:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
         live = SetHash(keys.purpose("live set hash"))
-        self._replay = Replay(self._view, keys, live, root_public, no_terms)
+        self._replay = Replay(self._view, keys, live, root_public, no_terms, slim=slim)
         self._rows = 0
 
     def apply(self, frame: Frame, segment: int, file: File) -> None:

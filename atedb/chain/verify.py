@@ -22,6 +22,7 @@ from atedb.chain.lock import holder
 from atedb.chain.log import segment_path
 from atedb.chain.manifest import Manifest, SealedSegment, load_manifest
 from atedb.chain.recovery import Progress, is_zero
+from atedb.chain.remote import load_remote
 from atedb.chain.report import Damage, Tail, VerifyReport
 from atedb.chain.shadow import Shadow
 from atedb.chain.view import ViewUnusableError, sealed_checkpoint, view_place
@@ -77,6 +78,8 @@ class _Verification:
         self._offset = SEGMENT_HEADER_SIZE
         self._last_gap: Damage | None = None
         self._shadow: Shadow | None = None
+        self._remote = load_remote(disk, store)
+        self._own = b""
         self._done = 0
 
     def close(self) -> None:
@@ -89,10 +92,11 @@ class _Verification:
         self._check_slots()
         if self._keys is not None:
             self._check_view(self._keys)
-            self._shadow = Shadow(self._disk, self._keys, self._root_public)
+            self._shadow = Shadow(self._disk, self._keys, self._root_public, slim=self._remote is not None)
             own = load_device(self._disk, self._store, self._keys)
             if own is not None:  # as good as certified: the root key sealed it
                 self._devices[own.public] = b""
+                self._own = own.public
         self._walk_all()
         self._check_end()
         report = self.report
@@ -154,7 +158,8 @@ class _Verification:
         """The manifest, the numbers of the segments that are there, and of those that the chain consists of."""
         while True:
             manifest = self._manifest()
-            there = segment_numbers(self._disk, self._store)
+            left = self._leftovers()
+            there = [n for n in segment_numbers(self._disk, self._store) if n not in left]
             if manifest is None:
                 return None, there, there or [1]
             newer = [n for n in there if n > manifest.active and self._has_frames(n)]
@@ -163,6 +168,19 @@ class _Verification:
         if newer:
             self._remark("the manifest is older than the segments; it is made anew when the chain is opened next")
         return manifest, there, sorted({*(s.number for s in manifest.sealed), manifest.active, *newer})
+
+    def _leftovers(self) -> list[int]:
+        """Segments that are there because a rebase was cut short."""
+        with contextlib.suppress(DamagedError, StorageError):
+            return self._remote.leftovers()[0] if self._remote is not None else []
+        return []
+
+    def _longer(self) -> int:
+        """The segment whose end a rebase has replaced, and that may still be there; 0 for none."""
+        with contextlib.suppress(DamagedError, StorageError):
+            longer = self._remote.leftovers()[1] if self._remote is not None else None
+            return longer.number if longer is not None else 0
+        return 0
 
     def _has_frames(self, number: int) -> bool:
         with contextlib.suppress(AteError), contextlib.closing(self._open(number)) as file:
@@ -184,7 +202,7 @@ class _Verification:
             self._check_header(number, file)
             size = file.size()
             end = min(size, sealed.length) if sealed else size
-            if sealed and size != sealed.length:
+            if sealed and size != sealed.length and not (size > sealed.length and number == self._longer()):
                 self._damage(number, end, abs(size - sealed.length), f"it has {size} bytes, not {sealed.length}")
             self._walk_frames(number, file, end, active=active)
         self._done += end
@@ -236,7 +254,7 @@ class _Verification:
             verify_frame_signature(frame, self._devices, self._root_public, self._chain_id)
             return isinstance(item, Gap)  # it was being written just now: what follows is not looked at
         later = (f.head for f in find_frames(reader(file), item.offset, end) if f.head.sequence > expected)
-        if any(head.durable >= expected for head in later):
+        if any(head.durable >= expected for head in later if self._remote is None or head.device == self._own):
             return False
         self.report.tail = Tail(number, item.offset, end - item.offset)
         return True
@@ -295,6 +313,8 @@ class _Verification:
         # While the log is replayed, the replay opens the meta lane.
         replaying = not self.report.damage
         for event, at in frame.bodies():
+            if at is None:
+                continue
             self.report.bodies += 1
             try:
                 body = read_body(read, event, at)

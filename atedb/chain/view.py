@@ -12,17 +12,18 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import lmdb
 import msgspec
 
-from atedb.chain.disk import Disk
+from atedb.chain.disk import Disk, translated
 from atedb.chain.event import Term
 from atedb.chain.format import SEGMENT_HEADER_SIZE
 from atedb.chain.sets import SetSealer, load_set, merge_set
 from atedb.crypto.hashing import Hasher, keyed
 from atedb.crypto.keys import KeyRing
+from atedb.crypto.sethash import SetHash
 from atedb.errors import AteError, DamagedError, NoSpaceError, StorageError
 
 FOLDER = "view"
@@ -62,6 +63,11 @@ class ViewState(msgspec.Struct):
     devices: dict[bytes, bytes]
     segments: dict[int, SegmentUse]
     objects: tuple[int, int]
+
+    def advance(self, sequence: int, head: bytes, segment: int, offset: int, live: SetHash) -> None:
+        """Go on to the next batch, which ends at `offset` and leaves `live`."""
+        self.sequence, self.head, self.segment, self.offset = sequence, head, segment, offset
+        self.set_total, self.set_count = live.total.to_bytes(16, "little"), live.count
 
     def copy(self) -> ViewState:
         """An independent copy."""
@@ -120,6 +126,27 @@ class Overlay:
         self.batches.update(newer.batches)
         for group, delta in newer.sets.items():
             self.sets.setdefault(group, {}).update(delta)
+
+
+class Rows(Protocol):
+    """What batches are applied to: the view, or a layer over it."""
+
+    state: ViewState
+
+    def get(self, key: bytes) -> bytes | None:
+        """The record of an object, tombstones included."""
+
+    def put(self, key: bytes, record: bytes) -> None:
+        """Set an object's record."""
+
+    def put_batch(self, sequence: int, row: bytes) -> None:
+        """Set a batch's keys."""
+
+    def apply(self, terms: Iterable[Term]) -> None:
+        """Change sealed sets."""
+
+    def advance(self, sequence: int, head: bytes, segment: int, offset: int, live: SetHash) -> None:
+        """End a batch: the rows put since the last one are its."""
 
 
 class _Seal(msgspec.Struct):
@@ -252,6 +279,31 @@ class View:
         for group, member, value in terms:
             sets.setdefault(group, {})[member] = value
 
+    def advance(self, sequence: int, head: bytes, segment: int, offset: int, live: SetHash) -> None:
+        """End a batch."""
+        self.state.advance(sequence, head, segment, offset, live)
+
+    def absorb(self, newer: Overlay, state: ViewState) -> None:
+        """Put rows on top of all others, which makes it the view of `state`."""
+        self._fresh.absorb(newer)
+        self.state = state
+
+    @property
+    def folding(self) -> bool:
+        """Whether a checkpoint is under way."""
+        return self._frozen is not None
+
+    @property
+    def gathered(self) -> int:
+        """Objects whose rows wait for the next checkpoint; 0 while one is under way."""
+        return 0 if self.folding else len(self._fresh.records)
+
+    def relieve(self) -> None:
+        """Fold all there is into the file, and let go of memory: for a long log that is replayed."""
+        self.begin_checkpoint().write()
+        self.end_checkpoint(written=True)
+        self.remap()
+
     def records(self) -> Iterator[tuple[bytes, bytes]]:
         """Every object's key and newest record. The view must not change meanwhile."""
         overlays = [overlay.records for overlay in (self._fresh, self._frozen) if overlay is not None]
@@ -295,6 +347,26 @@ class View:
             _write_seal(self._place, _Seal(state.sequence, _hash_file(self._place.folder / "data.mdb")))
         except lmdb.Error as error:
             raise _failure("written", error) from None
+
+    def unseal(self) -> None:
+        """Have the file made anew by the next opening, unless it is sealed again. Raises StorageError."""
+        self._place.disk.unlink(self._place.seal)
+        self._place.disk.sync_folder(self._place.seal.parent)
+
+    def move(self, place: ViewPlace) -> None:
+        """Put the file, which must have been relieved, to another place; the seal last. Raises StorageError."""
+        self.close()
+        try:
+            shutil.rmtree(place.folder, ignore_errors=True)
+            self._place.folder.rename(place.folder)
+            self._place.seal.replace(place.seal)
+        except OSError as error:
+            raise translated(error, f"moving the view to {place.folder}") from error
+        finally:
+            if place.folder.exists():
+                self._place = place
+            self._map()
+        place.disk.sync_folder(place.folder.parent)
 
     def close(self) -> None:
         """Release LMDB."""

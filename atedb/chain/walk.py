@@ -151,7 +151,7 @@ def read_body(read: Read, event: Event, at: int) -> bytes:
 
 def verify_padding(read: Read, frame: Frame) -> None:
     """Raises DamagedError unless a frame ends in zeros."""
-    used = frame.header.bodies_offset + sum(event.length for event in frame.events)
+    used = frame.header.bodies_offset + sum(event.length for event, at in frame.bodies() if at is not None)
     rest = bytes(read(frame.offset + used, frame.header.length - used))
     if rest != bytes(frame.header.length - used):
         raise DamagedError("the padding of a frame is not zero")

@@ -138,7 +138,7 @@ def place_of(store: Path, sequence: int) -> tuple[Path, Frame]:
 def body_of(store: Path, sequence: int, name: bytes) -> tuple[Path, int]:
     """The file, and the offset of the sealed body of an object in a batch."""
     path, frame = place_of(store, sequence)
-    return path, next(at for event, at in frame.bodies() if event.key == key(name))
+    return path, next(at for event, at in frame.bodies() if event.key == key(name) and at is not None)
 
 
 def flip(path: Path, offset: int, mask: int = 0xFF) -> None:
