@@ -30,6 +30,12 @@ class BlockCache:
         while self.bytes > self._limit:
             self.bytes -= len(self._held.popitem(last=False)[1]) + _OVERHEAD
 
+    def forget(self, numbers: set[int]) -> None:
+        """Drop all that was kept of these inodes and contents."""
+        if numbers:
+            for key in [key for key in self._held if (key if isinstance(key, int) else key[0]) in numbers]:
+                self.drop(key)
+
     def drop(self, key: ContentKey) -> None:
         body = self._held.pop(key, None)
         if body is not None:

@@ -20,6 +20,7 @@ from atefs.vault import acl, codec
 from atefs.vault.inode import Inode
 from atefs.vault.layout import RegionMap
 from atefs.vault.limits import BLOCK, REGION_BLOCKS, ROOT_INO
+from atefs.vault.ranges import Ranges, add, contains, cut
 from atefs.vault.shared import lenders
 from atefs.vault.shares import Users, summed
 
@@ -99,6 +100,7 @@ class Survey:
         self.nodes: dict[int, Node] = {}
         self.names: list[Name] = []
         self.superblock: codec.SuperblockRecord | None = None
+        self.numbers: list[codec.NumbersRecord] = []
         self.uses: dict[int, Users] = {}
         self._users: dict[int, int] = {}
         self._orphans: set[int] = set()
@@ -180,6 +182,10 @@ class Survey:
             self._maps.add(key)
         elif kind == codec.SUPERBLOCK:
             self.superblock = codec.decode_superblock(body)
+        elif kind == codec.NUMBERS:
+            self.numbers.append(codec.decode_numbers(body))
+        elif kind == codec.CONFLICT:
+            codec.decode_conflict(body)
         else:
             self._found(Kind.LEAKED, key=key, detail=(Lane.META,))
 
@@ -188,10 +194,23 @@ class Survey:
     def _check_superblock(self) -> None:
         if self.superblock is None:
             self._found(Kind.NO_SUPERBLOCK)
-        elif self.top >= self.superblock.next_ino:
-            self._found(Kind.NEXT_INO, detail=(self.top, self.superblock.next_ino))
+        else:
+            self._check_numbers(self.superblock.next_ino)
         if ROOT_INO not in self.nodes:
             self._found(Kind.NO_ROOT, ROOT_INO)
+
+    def _check_numbers(self, next_ino: int) -> None:
+        """Whatever is in use is reserved, by one device."""
+        reserved: Ranges = []
+        for record in self.numbers:
+            if cut(list(reserved), record.start, record.limit):
+                self._found(Kind.NEXT_INO, detail=(record.start, record.limit))
+            add(reserved, record.start, record.limit)
+        add(reserved, 0, next_ino)
+        numbers = [*self.nodes, *(node.content for node in self.nodes.values())]
+        top = max((number for number in numbers if not contains(reserved, number)), default=0)
+        if top:
+            self._found(Kind.NEXT_INO, detail=(top,))
 
     def _check_names(self) -> None:
         """Each entry by itself; those that are no good are dropped from `names`."""

@@ -17,8 +17,8 @@ from atefs.vault.layout import BlockMap, Layout, RegionMap
 from atefs.vault.limits import BLOCK, COMPRESS_MIN, REGION_BLOCKS, ROOT_INO
 from atefs.vault.shares import Base, Users, unused
 
-SUPERBLOCK, INODE, ENTRY, MAP, CONTENT = b"S", b"I", b"E", b"M", b"B"
-DIRECTORY, ORPHANS = b"D", b"O"
+SUPERBLOCK, INODE, ENTRY, MAP, CONTENT, NUMBERS, CONFLICT = b"S", b"I", b"E", b"M", b"B", b"N", b"X"
+DIRECTORY, ORPHANS, CONFLICTS = b"D", b"O", b"X"
 FORMAT = 1
 
 u64 = struct.Struct("<Q").pack
@@ -35,7 +35,7 @@ class Keys(Protocol):
 
 
 class SuperblockRecord(msgspec.Struct, array_like=True, gc=False):
-    """next_ino: no inode number from here on has ever been used. quota: bytes, 0 for none. created: ns."""
+    """next_ino: below lie numbers from before devices had ranges. quota: bytes, 0 for none. created: ns."""
 
     format: int
     created: int
@@ -43,6 +43,14 @@ class SuperblockRecord(msgspec.Struct, array_like=True, gc=False):
     next_ino: int
     quota: int
     block: int
+
+
+class NumbersRecord(msgspec.Struct, array_like=True, gc=False):
+    """The inode numbers that one device has reserved: from `start` up to `limit`."""
+
+    device: bytes
+    start: int
+    limit: int
 
 
 class MapRecord(msgspec.Struct, array_like=True, gc=False):
@@ -91,6 +99,12 @@ class InodeRecord(msgspec.Struct, array_like=True, gc=False):
     layout: LayoutRecord | None
 
 
+class KeptRecord(InodeRecord, array_like=True, gc=False):
+    """An inode without a name that a device keeps; the last field is there only for those."""
+
+    keeper: int = 0
+
+
 class EntryRecord(msgspec.Struct, array_like=True, gc=False):
     """One name in one directory. type: mode >> 12."""
 
@@ -100,12 +114,31 @@ class EntryRecord(msgspec.Struct, array_like=True, gc=False):
     type: int
 
 
+class ConflictRecord(msgspec.Struct, array_like=True, gc=False):
+    """What was kept beside something else in a merge: inode `ino` as `name` in `parent`.
+
+    origin_parent, origin_name: the name it would have had. device: where it was changed. time: ns. content: it is the
+    other version of one file, and not another thing of the same name.
+    """
+
+    parent: int
+    name: bytes
+    ino: int
+    origin_parent: int
+    origin_name: bytes
+    device: str
+    time: int
+    content: bool
+
+
 _decode_superblock = msgspec.msgpack.Decoder(SuperblockRecord).decode
-_decode_inode = msgspec.msgpack.Decoder(InodeRecord).decode
+_decode_inode = msgspec.msgpack.Decoder(KeptRecord).decode
 _decode_entry = msgspec.msgpack.Decoder(EntryRecord).decode
 _decode_map = msgspec.msgpack.Decoder(MapRecord).decode
 _decode_row = msgspec.msgpack.Decoder(DirEntry).decode
 _decode_ino = msgspec.msgpack.Decoder(int).decode
+_decode_numbers = msgspec.msgpack.Decoder(NumbersRecord).decode
+_decode_conflict = msgspec.msgpack.Decoder(ConflictRecord).decode
 
 
 def _payload(body: bytes, kind: bytes, what: str) -> memoryview:
@@ -119,6 +152,10 @@ def _payload(body: bytes, kind: bytes, what: str) -> memoryview:
 
 def superblock_key(keys: Keys) -> bytes:
     return keys.object_key(SUPERBLOCK)
+
+
+def numbers_key(keys: Keys, device: bytes) -> bytes:
+    return keys.object_key(NUMBERS, device)
 
 
 def inode_key(keys: Keys, ino: int) -> bytes:
@@ -137,12 +174,20 @@ def block_key(keys: Keys, ino: int, block: int, slot: int) -> bytes:
     return keys.object_key(CONTENT, u64(ino), u64(block), _slot(slot))
 
 
+def conflict_key(keys: Keys, parent: int, name: bytes) -> bytes:
+    return keys.object_key(CONFLICT, u64(parent), name)
+
+
 def directory_group(keys: Keys, ino: int) -> bytes:
     return keys.group_key(DIRECTORY, u64(ino))
 
 
 def orphans_group(keys: Keys) -> bytes:
     return keys.group_key(ORPHANS)
+
+
+def conflicts_group(keys: Keys) -> bytes:
+    return keys.group_key(CONFLICTS)
 
 
 # Superblock
@@ -157,6 +202,14 @@ def decode_superblock(body: bytes) -> SuperblockRecord:
     return _decode_superblock(_payload(body, SUPERBLOCK, "the superblock"))
 
 
+def numbers_change(keys: Keys, record: NumbersRecord) -> Change:
+    return Change(numbers_key(keys, record.device), Lane.META, NUMBERS + _encode(record))
+
+
+def decode_numbers(body: bytes) -> NumbersRecord:
+    return _decode_numbers(_payload(body, NUMBERS, "a range of inode numbers"))
+
+
 # Inodes
 
 
@@ -168,6 +221,8 @@ def inode_change(keys: Keys, inode: Inode, orphans: bytes) -> Change:
         inode.atime, inode.mtime, inode.ctime, inode.btime, inode.rdev, inode.flags, inode.generation,
         inode.parent, inode.xattrs, data, _layout_record(inode),
     )  # fmt: skip
+    if inode.nlink == 0 and inode.keeper:
+        record = KeptRecord(**msgspec.structs.asdict(record), keeper=inode.keeper)
     terms = _orphan_terms(orphans, inode.key, inode.ino, inode.nlink, record.layout)
     compress = data is not None and len(data) > COMPRESS_MIN
     return Change(inode.key, Lane.META, INODE + _encode(record), False, compress, terms)
@@ -188,7 +243,7 @@ def decode_inode(keys: Keys, body: bytes, key: bytes = b"") -> Inode:
         record.atime, record.mtime, record.ctime, record.btime, record.rdev, record.flags, record.generation,
         record.parent, record.xattrs, inline=record.data is not None, data=record.data, layout=layout, stored=True,
         listed=record.nlink == 0 or (stored is not None and (stored.doomed is not None or stored.users is not None)),
-        key=key or inode_key(keys, record.ino), content=content,
+        key=key or inode_key(keys, record.ino), content=content, keeper=record.keeper,
     )  # fmt: skip
 
 
@@ -198,6 +253,16 @@ def inode_tombstone(keys: Keys, ino: int, listed: bool) -> Change:
     if not listed:
         return Change(key, Lane.META, b"", True)
     return Change(key, Lane.META, INODE + _encode(ino), True, False, (Term(orphans_group(keys), key, None),))
+
+
+def decode_inode_numbers(tombstone: bool, body: bytes) -> tuple[int, int]:
+    """Which inode an event is of that has a body, or an epitaph; and the number by which its blocks are named."""
+    payload = _payload(body, INODE, "an inode")
+    if tombstone:
+        ino = _decode_ino(payload)
+        return ino, ino
+    record = _decode_inode(payload)
+    return record.ino, (record.layout.content if record.layout is not None else 0) or record.ino
 
 
 def _orphan_terms(group: bytes, key: bytes, ino: int, nlink: int, layout: LayoutRecord | None) -> tuple[Term, ...]:
@@ -245,6 +310,25 @@ def decode_entry(body: bytes) -> EntryRecord:
 def decode_row(value: bytes) -> DirEntry:
     """One row of a directory's listing."""
     return _decode_row(value)
+
+
+# Conflicts
+
+
+def conflict_change(keys: Keys, record: ConflictRecord, gone: bool) -> Change:
+    """gone: it is settled; its last state is the epitaph."""
+    key = conflict_key(keys, record.parent, record.name)
+    term = Term(conflicts_group(keys), key, None if gone else _encode(record))
+    return Change(key, Lane.META, CONFLICT + _encode(record), gone, False, (term,))
+
+
+def decode_conflict(body: bytes) -> ConflictRecord:
+    return _decode_conflict(_payload(body, CONFLICT, "a conflict"))
+
+
+def decode_conflict_row(value: bytes) -> ConflictRecord:
+    """One row of the set of conflicts."""
+    return _decode_conflict(value)
 
 
 # Maps
@@ -316,6 +400,8 @@ def terms_of(keys: Keys) -> TermsOf:
         if kind == INODE:
             inode = _decode_inode(memoryview(body)[1:])
             return _orphan_terms(orphans, inode_key(keys, inode.ino), inode.ino, inode.nlink, inode.layout)
+        if kind == CONFLICT:
+            return conflict_change(keys, decode_conflict(body), tombstone).terms
         return ()
 
     return terms

@@ -5,9 +5,11 @@ from __future__ import annotations
 from atedb.chain.event import Change
 from atefs.errors import CommitInFlightError
 from atefs.vault.codec import inode_change, orphans_group
+from atefs.vault.conflicts import Conflicts
 from atefs.vault.directory import Directories
 from atefs.vault.inodes import Inodes
 from atefs.vault.maps import Maps
+from atefs.vault.numbers import Numbers
 from atefs.vault.objects import Objects
 from atefs.vault.sealing import Sealing
 from atefs.vault.space import Space
@@ -32,14 +34,16 @@ class Commits:
     """
 
     def __init__(
-        self, objects: Objects, superblock: Superblock, *, inodes: Inodes, directories: Directories,
-        maps: Maps, space: Space,
+        self, objects: Objects, superblock: Superblock, *, numbers: Numbers, inodes: Inodes, directories: Directories,
+        maps: Maps, conflicts: Conflicts, space: Space,
     ) -> None:  # fmt: skip
         self._objects = objects
         self._superblock = superblock
+        self._numbers = numbers
         self._inodes = inodes
         self._directories = directories
         self._maps = maps
+        self._conflicts = conflicts
         self._space = space
         self._sealing = Sealing(objects, maps)
         self._orphans = orphans_group(objects.log)
@@ -51,6 +55,7 @@ class Commits:
         return (
             len(self._inodes.dirty) + len(self._inodes.gone) + self._directories.dirty_count
             + len(self._maps.graves) + len(self._maps.map_graves) + waiting + self._superblock.dirty
+            + self._numbers.dirty + self._conflicts.count
         )  # fmt: skip
 
     def freeze(self) -> Frozen | None:
@@ -63,6 +68,11 @@ class Commits:
         new: dict[bytes, Change] = {}
         if self._superblock.dirty:
             change = self._superblock.change(self._objects.log)
+            new[change.key] = change
+        if self._numbers.dirty:
+            change = self._numbers.change(self._objects.log)
+            new[change.key] = change
+        for change in self._conflicts.changes():
             new[change.key] = change
         for change in self._directories.changes():
             new[change.key] = change

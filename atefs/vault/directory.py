@@ -36,6 +36,8 @@ class Directories:
 
     def __init__(self, objects: Objects, space: Space, limit: int) -> None:
         self.dirty_count = 0
+        self.missed = 0
+        """The directory of which an entry had to be loaded last."""
         self._objects = objects
         self._space = space
         self._limit = limit
@@ -61,6 +63,7 @@ class Directories:
             else:
                 record = decode_entry(body)
                 entry = record.ino << 4 | record.type
+                self.missed = parent
         self._remember(parent, name, entry)
         return entry
 
@@ -74,6 +77,13 @@ class Directories:
             rows += [DirEntry(name, value >> 5, value >> 1 & 15) for name, value in waiting.items() if value > 0]
         parent = directory.parent or directory.ino
         return [DirEntry(b".", directory.ino, 4), DirEntry(b"..", parent, 4), *rows]
+
+    def take_in(self, directory: Inode) -> None:
+        """Have the cache know all names of a directory."""
+        parent, cache = directory.ino, self._cache
+        for name, ino, kind in self.listing(directory):
+            if (parent, name) not in cache:
+                self._remember(parent, name, ino << 4 | kind)
 
     def put(self, parent: int, name: bytes, inode: Inode, replaced: Entry) -> None:
         """Let `name` stand for `inode`. replaced: what lookup said of it just before."""
@@ -105,6 +115,15 @@ class Directories:
         else:
             names[name] = -entry
         self._remember(parent, name, 0)
+
+    def cached(self, places: set[tuple[int, bytes]]) -> set[int]:
+        """The inodes that these names are known to stand for."""
+        return {entry >> 4 for place in places if (entry := self._cache.get(place))}
+
+    def forget(self, places: set[tuple[int, bytes]]) -> None:
+        """Others have changed what these names stand for. None is dirty."""
+        for place in places:
+            self._cache.pop(place, None)
 
     def changes(self) -> list[Change]:
         """One for each dirty entry; they are clean afterwards."""

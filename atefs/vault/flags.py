@@ -27,12 +27,17 @@ _KNOWN = FIXED | NODUMP | NOATIME
 
 
 class Flags:
-    """Getting and setting them, of files and directories."""
+    """Getting and setting them, of files and directories.
 
-    def __init__(self, inodes: Inodes, space: Space, clock: Callable[[], int]) -> None:
+    kernel_times: as for `Vault`. A kernel with a write-back cache does not ask for a file's change time again: one that
+    it does not know of would come to light at the next mount only, as a change that nobody made then.
+    """
+
+    def __init__(self, inodes: Inodes, space: Space, clock: Callable[[], int], *, kernel_times: bool) -> None:
         self._inodes = inodes
         self._space = space
         self._clock = clock
+        self._kernel_times = kernel_times
 
     def get(self, ino: int) -> int:
         return _bearer(self._inodes.get(ino)).flags
@@ -47,7 +52,8 @@ class Flags:
             raise refusal(inode)
         self._inodes.ready(inode)
         inode.flags = flags
-        inode.ctime = self._clock()
+        if inode.is_dir or not self._kernel_times:
+            inode.ctime = self._clock()
         self._inodes.touch(inode)
         return inode
 

@@ -48,6 +48,8 @@ class Inode(msgspec.Struct, eq=False, gc=False):
     key: bytes = b""
     content: int = 0
     """The number by which its blocks and maps are named: its own, until they became shared content (0: no file)."""
+    keeper: int = 0
+    """While it has no name: the device that has it open or is at work on it (`Numbers.keeper`), 0 for nobody."""
     counted: int = 0
     """What `Space.dirty` counts of it while it is dirty, content in blocks apart."""
 

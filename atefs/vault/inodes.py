@@ -32,6 +32,8 @@ class Inodes:
         """How often the kernel holds each inode it knows."""
         self.nameless: set[int] = set()
         """Those of them that have lost their last name."""
+        self.missed = 0
+        """The last one that had to be loaded."""
         self._objects = objects
         self._space = space
         self._content = content
@@ -41,6 +43,9 @@ class Inodes:
 
     def __len__(self) -> int:
         return len(self._table)
+
+    def __contains__(self, ino: int) -> bool:
+        return ino in self._table
 
     def get(self, ino: int) -> Inode:
         """Raises StaleError when there is no such inode."""
@@ -141,6 +146,38 @@ class Inodes:
         while len(self._table) > self._limit:
             self._table.popitem(last=False)
 
+    def numbers_of(self, keys: set[bytes]) -> set[int]:
+        """Those in memory that have one of these object keys."""
+        return {ino for ino, inode in self._table.items() if inode.key in keys} if keys else set()
+
+    def contents_of(self, inodes: set[int]) -> set[int]:
+        """The numbers by which blocks of these are named, as far as they are in memory."""
+        return {self._table[ino].content for ino in inodes if ino in self._table}
+
+    def has_pages(self, ino: int) -> bool:
+        """Unless it is known to be neither a file nor a directory."""
+        inode = self._table.get(ino)
+        return inode is None or inode.is_file or inode.is_dir
+
+    def no_longer_nameless(self, inodes: set[int]) -> set[int]:
+        """Those of them that waited here for their end, and by what the chain says do not any more. Loads them."""
+        ended = set()
+        for ino in inodes & self.nameless:
+            key = inode_key(self._objects.log, ino)
+            body = self._objects.load(key)
+            if body is None or decode_inode(self._objects.log, body, key).nlink:
+                ended.add(ino)
+        return ended
+
+    def forget(self, inodes: set[int], named: set[int]) -> None:
+        """Others have changed them: what is in memory of them counts no more. None is dirty.
+
+        named: what `no_longer_nameless` said.
+        """
+        for ino in inodes:
+            self._table.pop(ino, None)
+        self.nameless -= named
+
     def tombstones(self) -> list[Change]:
         """Of all that are gone; they are forgotten here."""
         changes = [inode_tombstone(self._objects.log, ino, listed) for ino, listed in self.gone.items()]
@@ -156,6 +193,7 @@ class Inodes:
         body = None if ino in self.gone else self._objects.load(key)
         if body is None:
             raise StaleError(f"There is no inode {ino}; it was deleted.")
+        self.missed = ino
         inode = decode_inode(self._objects.log, body, key)
         if inode.data:
             self._content.put(ino, inode.data)

@@ -29,7 +29,9 @@ XATTR_SIZE_MAX = 64 * 1024
 XATTRS_TOTAL_MAX = 256 * 1024
 """Names and values of all extended attributes of one inode: they travel with it."""
 INO_RANGE = 65_536
-"""Inode numbers reserved by one superblock event."""
+"""Inode numbers reserved at once by a device."""
+KEPT_FOR = 30 * 24 * 3600 * 10**9
+"""Nanoseconds for which an inode without a name is left to the device that keeps it."""
 OBJECT_COST = 512
 """Bytes that a small object is taken to need on disk, seal, framing and index row included."""
 PIECE_COST = 112

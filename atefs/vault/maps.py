@@ -146,6 +146,12 @@ class Maps:
         """What is cached of the block is out of date."""
         self._cache.drop((content, block))
 
+    def forget(self, contents: set[int]) -> None:
+        """Others have changed something in these contents: their maps are loaded again. None is dirty."""
+        if contents:
+            for key in [key for key in self._clean if (key[0] if key[0] >= 0 else ~key[0]) in contents]:
+                del self._clean[key]
+
     def bury_region(self, content: int, region: int, dead: RegionMap) -> int:
         """All objects of a region are to be deleted, its map as well; returns how many."""
         before = len(self.graves)

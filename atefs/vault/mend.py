@@ -18,6 +18,8 @@ from atefs.vault.check import Kind, Problem, Survey, regions
 from atefs.vault.inode import Inode
 from atefs.vault.layout import RegionMap
 from atefs.vault.limits import BLOCK, REGION_BLOCKS, ROOT_INO
+from atefs.vault.numbers import Numbers
+from atefs.vault.objects import Objects
 from atefs.vault.ranges import cut
 
 LOST_AND_FOUND = b"lost+found"
@@ -62,7 +64,7 @@ class _Mender:
         """Answer each problem, then commit."""
         answers: dict[Kind, Callable[[Problem], None]] = {
             Kind.NO_SUPERBLOCK: self._superblock,
-            Kind.NEXT_INO: self._superblock,
+            Kind.NEXT_INO: self._next_ino,
             Kind.NO_ROOT: self._root,
             Kind.UNREADABLE: self._remove,
             Kind.LEAKED: self._remove,
@@ -134,6 +136,13 @@ class _Mender:
         change = codec.superblock_change(self._chain, created, next_ino, quota)
         self._changes[change.key] = change
 
+    def _next_ino(self, problem: Problem) -> None:
+        """All devices begin new ranges, and everything in use counts as from before there were any."""
+        self._superblock(problem)
+        for record in self._survey.numbers:
+            key = codec.numbers_key(self._chain, record.device)
+            self._changes[key] = Change(key, Lane.META, b"", tombstone=True)
+
     def _root(self, _problem: Problem) -> None:
         now = self._now
         self._inodes[ROOT_INO] = Inode(
@@ -192,7 +201,8 @@ class _Mender:
                 return self._touch(name.ino)
         if not self._found:
             now, root = self._now, self._root_inode()
-            self._found = self._survey.top + 1
+            numbers = Numbers(Objects(self._chain))
+            self._found = numbers.allocate()
             self._inodes[self._found] = Inode(
                 self._found, stat.S_IFDIR | 0o700, root.uid, root.gid, 2, 0, 0, now, now, now, now,
                 parent=ROOT_INO, key=codec.inode_key(self._chain, self._found),
@@ -200,10 +210,8 @@ class _Mender:
             self._put_entry(ROOT_INO, LOST_AND_FOUND, self._found, stat.S_IFDIR >> 12)
             root.size += 1
             root.nlink += 1
-            created, quota = (o.created, o.quota) if (o := self._survey.superblock) else (now, 0)
-            change = codec.superblock_change(self._chain, created, self._found + 1, quota)
-            if not self._survey.superblock or self._survey.superblock.next_ino <= self._found:
-                self._changes[change.key] = change
+            change = numbers.change(self._chain)
+            self._changes[change.key] = change
         return self._inodes[self._found]
 
     def _root_inode(self) -> Inode:

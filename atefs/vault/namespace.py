@@ -25,10 +25,10 @@ from atefs.vault.inode import Caller, DirEntry, Inode
 from atefs.vault.inodes import Inodes
 from atefs.vault.layout import sectors
 from atefs.vault.limits import OBJECT_COST, SYMLINK_MAX
+from atefs.vault.numbers import Numbers
 from atefs.vault.ownership import heritage
 from atefs.vault.reap import Reaper
 from atefs.vault.space import Space
-from atefs.vault.superblock import Superblock
 
 _KINDS = {stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK}
 _NO_ENTRY = "There is no entry of that name."
@@ -38,10 +38,10 @@ class Namespace:
     """The tree of directories. Errors as in man 2 mkdir, mknod, symlink, link, unlink, rmdir."""
 
     def __init__(
-        self, superblock: Superblock, inodes: Inodes, directories: Directories, reaper: Reaper,
+        self, numbers: Numbers, inodes: Inodes, directories: Directories, reaper: Reaper,
         *, space: Space, clock: Callable[[], int],
     ) -> None:  # fmt: skip
-        self._superblock = superblock
+        self._numbers = numbers
         self._inodes = inodes
         self._directories = directories
         self._reaper = reaper
@@ -92,6 +92,7 @@ class Namespace:
         self._space.check_room(2 * OBJECT_COST)
         inode = self._add(directory, stat.S_IFREG | mode & 0o7777, caller, self._clock())
         inode.nlink = 0
+        inode.keeper = self._numbers.keeper
         self._inodes.nameless.add(inode.ino)
         return inode
 
@@ -102,7 +103,7 @@ class Namespace:
         uid, gid, mode, xattrs = heritage(directory, mode, caller)
         nlink, inside = (2, directory.ino) if stat.S_ISDIR(mode) else (1, 0)
         inode = Inode(
-            self._superblock.allocate(), mode, uid, gid, nlink, len(target), sectors(len(target)),
+            self._numbers.allocate(), mode, uid, gid, nlink, len(target), sectors(len(target)),
             now, now, now, now, rdev, directory.flags & INHERITED, 0, inside, xattrs, data=target,
         )  # fmt: skip
         self._inodes.add(inode)
@@ -231,6 +232,7 @@ class Namespace:
                 self._reaper.dispose(inode)
                 return
             self._inodes.nameless.add(inode.ino)
+            inode.keeper = self._numbers.keeper
         self._inodes.touch(inode)
 
     def _doomed_entry(self, parent: int, name: bytes) -> tuple[Inode, Entry, Inode]:

@@ -14,6 +14,9 @@ class Log(Keys, Protocol):
     """What the vault needs of a chain (`atedb.chain.chain.Chain`)."""
 
     @property
+    def device(self) -> bytes: ...
+
+    @property
     def live_bytes(self) -> int: ...
 
     @property

@@ -51,6 +51,21 @@ class Reader:
         found = self._maps.get(inode, region)
         return found.get(index) if found is not None else None
 
+    def keys(self, inode: Inode, region: int) -> list[bytes]:
+        """The objects that hold the content of one region, as the chain has it."""
+        found = self._maps.get(inode, region)
+        keys: list[bytes] = []
+        for index, parts in found.blocks() if found is not None else ():
+            content, block = inode.content, region * REGION_BLOCKS + index
+            held: BlockMap | None = parts
+            if found is not None and index in found.foreign:
+                number, block = found.foreign[index]
+                lender = self._shared.get(number)
+                content, held = lender.content, self.block_map(lender, block)
+            for slot in held.slots() if held is not None else ():
+                keys.append(block_key(self._objects.log, content, block, slot))
+        return keys
+
     def clean(self, inode: Inode, block: int, keep: bool = True) -> bytes:
         """A block without its dirty bytes, as far as its data go. keep: it is likely to be read again."""
         region, index = divmod(block, REGION_BLOCKS)

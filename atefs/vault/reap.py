@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from atefs.errors import StaleError
 from atefs.vault.codec import decode_orphan, orphans_group
 from atefs.vault.inode import Inode
 from atefs.vault.inodes import Inodes
 from atefs.vault.layout import Layout
-from atefs.vault.limits import REGION_BLOCKS
+from atefs.vault.limits import KEPT_FOR, REGION_BLOCKS
 from atefs.vault.maps import Maps
 from atefs.vault.objects import Objects
 from atefs.vault.ranges import cut
@@ -25,14 +26,22 @@ class Reaper:
     """
 
     def __init__(
-        self, objects: Objects, inodes: Inodes, maps: Maps, shared: Shared, truncation: Truncation
+        self, objects: Objects, inodes: Inodes, maps: Maps, shared: Shared, truncation: Truncation,
+        *, keeper: int, clock: Callable[[], int],
     ) -> None:  # fmt: skip
+        """keeper: this device, as in `Inode.keeper`. clock: nanoseconds since 1970."""
+        self._keeper = keeper
+        self._clock = clock
         self._objects = objects
         self._inodes = inodes
         self._maps = maps
         self._shared = shared
         self._truncation = truncation
         self._queue: deque[int] = deque()
+        self._scanned = False
+
+    def look_again(self) -> None:
+        """The set of orphans may have got some that were not made here."""
         self._scanned = False
 
     def add(self, ino: int) -> None:
@@ -58,6 +67,9 @@ class Reaper:
             except StaleError:
                 self._queue.popleft()
                 continue
+            if self._kept_elsewhere(inode):
+                self._queue.popleft()
+                continue
             max_events -= self._work_on(inode, max_events)
             if self._done(inode):
                 self._queue.popleft()
@@ -69,6 +81,12 @@ class Reaper:
             self._queue.extend(self._shared.freed)
             self._shared.freed.clear()
         return bool(self._queue)
+
+    def _kept_elsewhere(self, inode: Inode) -> bool:
+        """Has another device it open still? One that is not heard of any more gets a while to come back."""
+        if inode.nlink or inode.keeper in {0, self._keeper}:
+            return False
+        return self._clock() - inode.ctime < KEPT_FOR
 
     def _work_on(self, inode: Inode, max_events: int) -> int:
         layout = inode.layout

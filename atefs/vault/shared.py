@@ -14,8 +14,8 @@ from atefs.vault.inode import Inode
 from atefs.vault.inodes import Inodes
 from atefs.vault.layout import Layout, RegionMap
 from atefs.vault.limits import REGION_BLOCKS
+from atefs.vault.numbers import Numbers
 from atefs.vault.shares import Base, counted, put
-from atefs.vault.superblock import Superblock
 
 Region = tuple[int, int]
 """A region of shared content: (inode number, region)."""
@@ -24,10 +24,10 @@ Region = tuple[int, int]
 class Shared:
     """Finds shared content, makes it, and counts its users. freed: what may have regions without users now."""
 
-    def __init__(self, inodes: Inodes, superblock: Superblock) -> None:
+    def __init__(self, inodes: Inodes, numbers: Numbers) -> None:
         self.freed: set[int] = set()
         self._inodes = inodes
-        self._superblock = superblock
+        self._numbers = numbers
         self._held: dict[int, Inode] = {}
 
     def get(self, number: int) -> Inode:
@@ -71,7 +71,7 @@ class Shared:
         assert layout is not None
         assert not layout.doomed
         own = layout.own()
-        number = self._superblock.allocate()
+        number = self._numbers.allocate()
         moved = Layout(
             layout.first, layout.ranges, dirty_maps=layout.dirty_maps, dirty=layout.dirty,
             users=[(start, end, 1) for start, end in own],

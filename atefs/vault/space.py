@@ -22,14 +22,20 @@ class Space:
         self._log = log
         self._superblock = superblock
         self._read_only = read_only
+        self._forbidden = ""
         self._room = 0
 
     def check_writable(self) -> None:
         """Raises ReadOnlyError when nothing may change."""
         failed = self._log.failed
         if self._read_only or self._log.read_only or failed is not None:
-            cause = f" after a failure ({failed})" if failed else ""
+            cause = f" after a failure ({failed})" if failed else self._forbidden
             raise ReadOnlyError(f"The vault is read-only{cause}; nothing was changed.")
+
+    def forbid(self, reason: str) -> None:
+        """Let nothing be changed for now, and say why; "" allows it again. Does not lift what was said at the start."""
+        if not self._read_only or self._forbidden:
+            self._read_only, self._forbidden = bool(reason), reason and f": {reason}"
 
     def check_room(self, need: int) -> None:
         """Raises NoSpaceError or QuotaError when `need` more bytes could not be committed.

@@ -1,11 +1,11 @@
-"""The superblock: when the vault was made, its quota, and which inode numbers have been given away."""
+"""The superblock: when the vault was made, and its quota."""
 
 from __future__ import annotations
 
 from atedb.chain.event import Change
 from atedb.errors import StoreNotFoundError, UnsupportedError
 from atefs.vault.codec import FORMAT, Keys, decode_superblock, superblock_change, superblock_key
-from atefs.vault.limits import BLOCK, INO_RANGE
+from atefs.vault.limits import BLOCK
 from atefs.vault.objects import Objects
 
 
@@ -13,7 +13,14 @@ class Superblock:
     """dirty: it has to go out with the next commit."""
 
     def __init__(self, objects: Objects) -> None:
-        """Raises StoreNotFoundError when the chain holds no vault, UnsupportedError for one of a newer format."""
+        """As `load`."""
+        self.dirty = False
+        self.load(objects)
+
+    def load(self, objects: Objects) -> None:
+        """Take what the chain says. Raises StoreNotFoundError when it holds no vault, UnsupportedError for one of a
+        newer format.
+        """
         body = objects.load(superblock_key(objects.log))
         if body is None:
             raise StoreNotFoundError("This chain holds no vault. Make one with: atefs init")
@@ -25,17 +32,7 @@ class Superblock:
             )
         self.created = record.created
         self.quota = record.quota
-        self.dirty = False
-        self._next = self._limit = record.next_ino
-
-    def allocate(self) -> int:
-        """A number that no inode ever had. The range it is from is reserved by the commit that first uses it."""
-        ino = self._next
-        if ino >= self._limit:
-            self._limit = ino + INO_RANGE
-            self.dirty = True
-        self._next = ino + 1
-        return ino
+        self._next_ino = record.next_ino
 
     def set_quota(self, quota: int) -> None:
         """quota: bytes of live data the vault may hold, 0 for no bound."""
@@ -44,4 +41,4 @@ class Superblock:
 
     def change(self, keys: Keys) -> Change:
         self.dirty = False
-        return superblock_change(keys, self.created, self._limit, self.quota)
+        return superblock_change(keys, self.created, self._next_ino, self.quota)

@@ -14,6 +14,7 @@ from atefs.vault.attributes import AttributeChanges
 from atefs.vault.blockcache import BlockCache
 from atefs.vault.codec import inode_change, inode_key, orphans_group, superblock_change, superblock_key
 from atefs.vault.commit import Commits, Frozen
+from atefs.vault.conflicts import Conflicts
 from atefs.vault.copying import Copying
 from atefs.vault.directory import Directories
 from atefs.vault.flags import IMMUTABLE, Flags, check_open, refusal
@@ -23,10 +24,13 @@ from atefs.vault.inodes import Inodes
 from atefs.vault.limits import DEFAULT_CACHES, ROOT_INO, CacheSizes
 from atefs.vault.maps import Maps
 from atefs.vault.namespace import Namespace
+from atefs.vault.numbers import Numbers
 from atefs.vault.objects import Log, Objects
 from atefs.vault.ownership import without_set_ids
+from atefs.vault.readahead import ReadAhead
 from atefs.vault.reader import Reader
 from atefs.vault.reap import Reaper
+from atefs.vault.refresh import Refresh, Stale, Touched
 from atefs.vault.rename import Renaming
 from atefs.vault.shared import Shared
 from atefs.vault.space import Space
@@ -64,16 +68,17 @@ class Vault:
         self._kernel_times = kernel_times
         self._objects = objects = Objects(chain)
         self._superblock = Superblock(objects)
+        self._numbers = numbers = Numbers(objects)
         self._space = space = Space(chain, self._superblock, read_only)
         cache = BlockCache(caches.content)
         self._inodes = inodes = Inodes(objects, space, cache, caches.inodes)
         directories = Directories(objects, space, caches.dentries)
-        shared = Shared(inodes, self._superblock)
+        shared = Shared(inodes, numbers)
         maps = Maps(objects, space, cache, shared, caches.maps)
         self._reader = Reader(objects, inodes, maps, shared, cache)
         self._writer = Writer(inodes, maps, self._reader, space)
         truncation = Truncation(inodes, maps, shared, space)
-        self._reaper = Reaper(objects, inodes, maps, shared, truncation)
+        self._reaper = Reaper(objects, inodes, maps, shared, truncation, keeper=numbers.keeper, clock=clock)
         self._copying = Copying(
             inodes, maps, shared, self._reader, writer=self._writer, truncation=truncation, space=space
         )
@@ -86,12 +91,17 @@ class Vault:
         self._access_times = AccessTimes(inodes, space, clock, atime)
         self.notes_every_read = atime.files is AtimeRule.STRICTATIME
         """Whether `note_access` is due at each read of a file, and not only when it is opened for that."""
-        self._flags = Flags(inodes, space, clock)
-        self._namespace = Namespace(self._superblock, inodes, directories, self._reaper, space=space, clock=clock)
+        self._flags = Flags(inodes, space, clock, kernel_times=kernel_times)
+        self._namespace = Namespace(numbers, inodes, directories, self._reaper, space=space, clock=clock)
+        self.read_ahead = ReadAhead(inodes, directories).step
+        """Load a little of what may be asked for next; False: there is nothing to do. To be called in idle moments."""
         self._renaming = Renaming(self._namespace, inodes, directories, clock)
+        self._refresh = Refresh(inodes, directories, maps, cache, self._reaper)
+        self.conflicts = Conflicts(objects)
         self._commits = Commits(
-            objects, self._superblock, inodes=inodes, directories=directories, maps=maps, space=space
-        )
+            objects, self._superblock, numbers=numbers, inodes=inodes, directories=directories, maps=maps,
+            conflicts=self.conflicts, space=space,
+        )  # fmt: skip
 
     @staticmethod
     def make(
@@ -170,6 +180,10 @@ class Vault:
     def getattr(self, ino: int) -> Inode:
         """The inode of a number. Raises StaleError."""
         return self._inodes.get(ino)
+
+    def is_at_hand(self, ino: int) -> bool:
+        """Whether `getattr` needs to load nothing."""
+        return ino in self._inodes
 
     def setattr(self, ino: int, wanted: Attributes, caller: Caller | None = None) -> Inode:
         """Change mode, owner, size or times (man 2 chmod, chown, truncate, utimensat). ctime becomes now, if not given.
@@ -303,11 +317,24 @@ class Vault:
         """The next byte of a hole, or the end of the file (man 2 lseek, SEEK_HOLE). Raises NoDataError."""
         return self._holes.seek_hole(self._inodes.get(ino), offset)
 
+    def regions(self, ino: int) -> list[int]:
+        """The parts of a file that `content_keys` can be asked for; none for what has no content of its own objects."""
+        layout = self._inodes.get(ino).layout
+        return list(layout.regions()) if layout is not None else []
+
+    def content_keys(self, ino: int, region: int) -> list[bytes]:
+        """The keys of the objects in the chain that hold this part of a file's content."""
+        return self._reader.keys(self._inodes.get(ino), region)
+
     # The whole
 
     def statfs(self) -> StatFs:
         """Size and free space (man 3 statvfs)."""
         return self._space.statfs()
+
+    def forbid(self, reason: str) -> None:
+        """Let nothing be changed for now, which is refused with ReadOnlyError and the reason; "" allows it again."""
+        self._space.forbid(reason)
 
     def set_quota(self, quota: int) -> None:
         """quota: bytes of live data, sealed and compressed as they are stored; 0 for no bound."""
@@ -376,6 +403,20 @@ class Vault:
             raise
         self._commits.settled(frozen)
         return sequence
+
+    def refresh(self, touched: Touched) -> Stale:
+        """The chain has taken in changes that did not come from here: nothing of them may be answered from memory.
+
+        To be called when nothing is dirty and no commit is in flight. Returns what the kernel has to forget. `reap` has
+        work again afterwards. May raise NotResident, with nothing changed.
+        """
+        assert not self._commits.dirty_objects
+        if touched.superblock:
+            self._superblock.load(self._objects)
+        if touched.numbers:
+            self._numbers.load(self._objects)
+        self._space.commit_done()
+        return self._refresh.forget(touched)
 
     def reap(self, max_events: int = 1024) -> bool:
         """One bounded step of deferred deletion, to be committed like any change. True: there is more to do."""

@@ -67,6 +67,8 @@ class DecodedVault:
         self.nodes: dict[bytes, Node] = {}
         self.orphans: set[int] = set()
         self.quota = self._superblock()
+        for _device, start, limit in self._records(b"N", lambda row: (b"N", row[0])):
+            self._reserved.append(range(start, limit))
         children: dict[int, list[tuple[bytes, int, int]]] = {}
         for parent, name, ino, kind in self._records(b"E", lambda row: (b"E", _u64(row[0]), row[1])):
             children.setdefault(parent, []).append((name, ino, kind))
@@ -92,7 +94,7 @@ class DecodedVault:
         assert body[:1] == b"S"
         version, _created, root, next_ino, quota, block = msgspec.msgpack.decode(body[1:])
         assert (version, root, block) == (1, 1, BLOCK)
-        self._next_ino = next_ino
+        self._reserved = [range(next_ino)]
         return int(quota)
 
     def _records(self, kind: bytes, key_of: Any) -> list[list[Any]]:
@@ -108,7 +110,7 @@ class DecodedVault:
 
     def _walk(self, path: bytes, ino: int, children: dict[int, list[tuple[bytes, int, int]]]) -> None:
         inode = self._inodes[ino]
-        assert ino < self._next_ino
+        assert any(ino in reserved for reserved in self._reserved)
         self.nodes[path] = self._node(inode)
         inside = children.pop(ino, [])
         if inode[1] >> 12 != 0o04:

@@ -106,7 +106,7 @@ def check_nothing_left_over(vault: Vault, chain: MemoryChain, model: Model) -> N
     """With everything committed and reaped, the chain holds what the tree consists of and nothing else."""
     assert vault.dirty_bytes == 0
     assert vault.dirty_objects == 0
-    wanted = {codec.superblock_key(chain)}
+    wanted = {codec.superblock_key(chain), codec.numbers_key(chain, chain.device)} & set(chain.objects)
     for ino, node in model.nodes.items():
         inode = vault.getattr(ino)
         wanted.add(codec.inode_key(chain, ino))

@@ -16,6 +16,9 @@ from atedb.chain.event import Change, Lane, Term
 from atedb.errors import AteError, NoSpaceError, NotResident
 from atefs.vault.codec import terms_of
 
+MemoryEvent = tuple[bool, Lane, bytes, bytes]
+"""(tombstone, lane, key, body)."""
+
 
 @dataclass
 class MemoryBatch:
@@ -25,14 +28,15 @@ class MemoryBatch:
 
 
 class MemoryChain:
-    """objects: key -> (lane, body). log: of every batch, (tombstone, lane, key, body)."""
+    """objects: key -> (lane, body). log: the events of every batch."""
 
     def __init__(self) -> None:
         self.objects: dict[bytes, tuple[Lane, bytes]] = {}
         self.sets: dict[bytes, dict[bytes, bytes]] = {}
-        self.log: list[list[tuple[bool, Lane, bytes, bytes]]] = []
+        self.log: list[list[MemoryEvent]] = []
         self.live_bytes = self.stored_bytes = 0
         self.read_only = False
+        self.device = b"this device's key".ljust(32)
         self.failed: AteError | None = None
         self.capacity = 1 << 40
         self.loads = 0

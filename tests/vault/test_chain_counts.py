@@ -62,7 +62,7 @@ def test_making_a_small_file_is_one_append_of_four_seals_and_reads_no_body(count
     counted.reopen()
     counted.vault.getattr(ROOT_INO)
     assert counted.cost(lambda: make(counted, b"second", 4096)) == {"view_reads": 1}  # the name is not there
-    # A new mount reserves inode numbers: one seal for the superblock, once.
+    # A new mount reserves inode numbers: one seal for their object, once.
     assert counted.cost(counted.vault.commit) == {"appends": 1, "seals": 5, "view_reads": 4}
     assert counted.cost(lambda: make(counted, b"third", 4096)) == {"view_reads": 1}
     # Entry, inode, directory and claim are sealed; the rows that entry and inode replace are asked for, in vain.

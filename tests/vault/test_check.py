@@ -82,6 +82,10 @@ def plant_unlisted_orphan(p: Planted) -> None:
     p.chain.commit([codec.superblock_change(p.chain, 0, 65_538, 0)._replace(terms=(row,))])
 
 
+def plant_shortened_range(p: Planted) -> None:
+    p.commit(codec.numbers_change(p.chain, codec.NumbersRecord(p.chain.device, p.folder, p.folder + 1)))
+
+
 def plant_unlisted_entry(p: Planted) -> None:
     row = Term(codec.directory_group(p.chain, p.folder), codec.entry_key(p.chain, p.folder, b"small"), None)
     p.chain.commit([codec.superblock_change(p.chain, 0, 65_538, 0)._replace(terms=(row,))])
@@ -96,7 +100,7 @@ def plant_unsound_acl(p: Planted) -> None:
 PLANTS: dict[Kind, Plant] = {
     Kind.NO_SUPERBLOCK: lambda p: p.end(codec.superblock_key(p.chain), Lane.META),
     Kind.NO_ROOT: lambda p: p.end(codec.inode_key(p.chain, ROOT_INO), Lane.META),
-    Kind.NEXT_INO: lambda p: p.commit(codec.superblock_change(p.chain, 0, 2, 0)),
+    Kind.NEXT_INO: plant_shortened_range,
     Kind.DANGLING: lambda p: p.end(codec.inode_key(p.chain, p.small), Lane.META),
     Kind.HOMELESS: lambda p: p.entry(999, b"lost", p.small, FILE),
     Kind.MISNAMED: lambda p: p.entry(p.folder, b"small", p.small, FOLDER),

@@ -220,7 +220,7 @@ def test_planted_damage_to_shared_content_is_found_and_mended(copies: Copies, wh
     while more:
         more = vault.reap()
         vault.commit()
-    assert (copies.chain.object_count(Lane.BLOB), copies.chain.object_count(Lane.META)) == (0, 2)
+    assert (copies.chain.object_count(Lane.BLOB), copies.chain.object_count(Lane.META)) == (0, 3)
 
 
 def test_numbers_that_name_content_are_not_given_out_again(copies: Copies) -> None:

@@ -9,13 +9,13 @@ import pytest
 
 from atefs.errors import NotFoundError
 from atefs.vault.inode import Attributes
-from atefs.vault.limits import BLOCK, INO_RANGE, REGION_BLOCKS
+from atefs.vault.limits import BLOCK, REGION_BLOCKS
 from atefs.vault.rename import EXCHANGE
 from tests.vault.conftest import ME, Bench, tally
 
 
 def ready(bench: Bench) -> None:
-    """Get the first inode numbers reserved, so that the superblock does not appear in what follows."""
+    """Get the first inode numbers reserved, so that their object does not appear in what follows."""
     bench.file(b"first")
     bench.committed()
 
@@ -82,7 +82,7 @@ def test_deleting_a_file_of_one_region_is_one_step(bench: Bench) -> None:
 def test_inode_numbers_are_reserved_many_at_a_time(quick: Bench) -> None:
     quick.file(b"first")
     assert tally(quick.committed()) == {"meta": 4}
-    quick.vault._superblock._next = INO_RANGE + 1
+    quick.vault._numbers._next = quick.vault._numbers._limit - 1
     quick.file(b"last of the range")
     assert tally(quick.committed()) == {"meta": 3}
     quick.file(b"first of the next")

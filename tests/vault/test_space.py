@@ -159,8 +159,9 @@ def scatter(vault: Vault, size: int, rounds: int) -> None:
 def touch_patched(vault: Vault) -> None:
     scatter(vault, 10, PATCHES_MAX - 2)
     vault.commit()
-    vault.write(2, 0, b"x")
-    vault.write(2, REGION_BLOCKS * BLOCK, b"x")
+    file = vault.lookup(1, b"0").ino
+    vault.write(file, 0, b"x")
+    vault.write(file, REGION_BLOCKS * BLOCK, b"x")
 
 
 def chmod_all(vault: Vault, files: list[int]) -> None:
