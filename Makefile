@@ -34,5 +34,5 @@ bench: .venv/installed
 
 .venv/installed-test: .venv/installed
 	@scripts/system-packages test
-	$(PIP) --editable '.[test]'
+	$(PIP) --editable '.[pyfuse3,test]'
 	@touch $@

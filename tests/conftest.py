@@ -56,10 +56,10 @@ def _missing(thing: str) -> str:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home folder; every folder that the programs use lies in it, and no ATE_ setting leaks in."""
+    """An empty home folder; every folder that the programs use lies in it, and no ATE_ or ATEDB_ setting leaks in."""
     folder = tmp_path_factory.mktemp("home")
     for name in list(os.environ):
-        if name.startswith("ATE_"):
+        if name.startswith(("ATE_", "ATEDB_")):
             monkeypatch.delenv(name)
     for name, below in _FOLDERS.items():
         monkeypatch.setenv(name, str(folder / below))

@@ -20,13 +20,36 @@ BELOW: dict[str, set[str]] = {
     "atedb.errors": set(),
     "atedb.crypto": {"atedb.errors"},
     "atedb.chain": {"atedb.errors", "atedb.crypto"},
-    "atedb.testing": {"atedb.errors", "atedb.crypto", "atedb.chain"},
-    "atedb.cli": {"atedb", "atedb.errors", "atedb.crypto", "atedb.chain"},
+    "atedb.engine": {"atedb.errors", "atedb.crypto", "atedb.chain"},
+    "atedb.net": {"atedb.errors", "atedb.crypto", "atedb.chain"},
+    "atedb.daemon": set(),
+    "atedb.node": {"atedb.errors", "atedb.crypto", "atedb.chain", "atedb.engine", "atedb.net", "atedb.daemon"},
+    "atedb.testing": {"atedb.errors", "atedb.crypto", "atedb.chain", "atedb.net"},
+    "atedb.cli": {"atedb", "atedb.errors", "atedb.crypto", "atedb.chain", "atedb.node", "atedb.daemon"},
     "atefs": set(),
     "atefs.errors": {"atedb.errors"},
     "atefs.vault": {"atefs.errors", "atedb.errors", "atedb.crypto", "atedb.chain"},
-    "atefs.mount": {"atefs.errors", "atefs.vault", "atedb.errors", "atedb.crypto", "atedb.chain"},
-    "atefs.cli": {"atefs", "atefs.errors", "atefs.vault", "atefs.mount", "atedb.errors", "atedb.crypto", "atedb.chain"},
+    "atefs.mount": {
+        "atefs.errors",
+        "atefs.vault",
+        "atedb.errors",
+        "atedb.crypto",
+        "atedb.chain",
+        "atedb.net",
+        "atedb.daemon",
+    },
+    "atefs.cli": {
+        "atefs",
+        "atefs.errors",
+        "atefs.vault",
+        "atefs.mount",
+        "atedb.errors",
+        "atedb.crypto",
+        "atedb.chain",
+        "atedb.cli",
+        "atedb.net",
+        "atedb.daemon",
+    },
     "tui": set(),
 }
 
@@ -38,15 +61,17 @@ RESERVED: dict[str, set[str]] = {
     "hashlib": {"atedb.crypto"},
     "hmac": {"atedb.crypto"},
     "random": {"atedb.testing"},
-    "lmdb": {"atedb.chain"},
+    "lmdb": {"atedb.chain", "atedb.node"},
+    "websockets": {"atedb.net"},
     "pyfuse3": {"atefs.mount"},
-    "trio": {"atefs.mount", "atefs.cli"},
-    "socket": {"atefs.mount", "atefs.cli"},
+    "trio": {"atefs.mount", "atefs.cli", "atedb.engine", "atedb.net", "atedb.node", "atedb.testing"},
+    "h11": {"atedb.node"},
+    "socket": {"atedb.daemon", "atefs.mount", "atefs.cli"},
     "click": {"atedb.cli", "atefs.cli", "tui"},
     "asyncio": set(),
 }
 
-HEAVY = ("blake3", "cryptography", "lmdb", "msgspec", "nacl", "pyfuse3", "trio", "zstandard")
+HEAVY = ("blake3", "cryptography", "h11", "lmdb", "msgspec", "nacl", "pyfuse3", "trio", "websockets", "zstandard")
 
 
 def modules() -> dict[str, Path]:

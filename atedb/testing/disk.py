@@ -74,6 +74,15 @@ class FaultyFile(RealFile):
         self._disk = disk
         self._inode = inode
 
+    def close(self) -> None:
+        super().close()
+        self._fd = -1
+
+    def __del__(self) -> None:
+        """After a power cut, nobody else is left to close it."""
+        if getattr(self, "_fd", -1) >= 0:
+            self.close()
+
     def write(self, buffers: Sequence[Buffer], offset: int) -> None:
         data = b"".join(buffers)
         cut = self._disk.step("write")

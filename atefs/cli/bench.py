@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from atefs.cli import output
+from atedb.cli import output
 
 FILES = 1_000
 FILE_BYTES = 4_096

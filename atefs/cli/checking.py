@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from atedb.cli import output
 from atedb.errors import DamagedError, ExitCode
-from atefs.cli import opening, output, secrets
+from atefs.cli import opening, secrets
 
 if TYPE_CHECKING:
     from atedb.chain.dump import BatchNode, EventNode, GapNode, SegmentNode
@@ -173,10 +174,10 @@ def _line(node: SegmentNode | BatchNode | EventNode | GapNode) -> str:
 
 def _verified(store: Path, root: bytes, *, data: bool) -> VerifyReport:
     from atedb.chain.verify import verify_log
-    from atefs.mount import places
+    from atefs.mount.opening import heads_of
 
     with output.progress("verifying the log") as progress:
-        return verify_log(store, root, data=data, heads=places.heads_folder(), progress=progress)
+        return verify_log(store, root, data=data, heads=heads_of(store), progress=progress)
 
 
 def _surveyed(store: Path, root: bytes) -> list[Problem]:
@@ -227,15 +228,14 @@ def _mend(store: Path, secret: secrets.SecretSource, as_json: bool) -> int:
     """First the keys, then the log, then the tree of files."""
     from atedb.chain.repair import repair
     from atefs.cli.describe import describer
-    from atefs.mount import places
-    from atefs.mount.opening import names_of
+    from atefs.mount.opening import heads_of, names_of
     from atefs.vault.codec import terms_of
 
     root, keys_mended = _rescued_root(store, secret)
     names = names_of(store, root)
     with output.progress("repairing the log") as progress:
         report = repair(
-            store, root, heads=places.heads_folder(), progress=progress, terms=terms_of(names),
+            store, root, heads=heads_of(store), progress=progress, terms=terms_of(names),
             describe=describer(names),
         )  # fmt: skip
     report.remarks[:0] = keys_mended

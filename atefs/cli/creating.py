@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from atedb.cli import output
+from atedb.cli.sizes import parse_size
 from atedb.errors import StoreExistsError
-from atefs.cli import output, secrets
+from atefs.cli import secrets
 
 if TYPE_CHECKING:
     from atedb.crypto.slots import Secret
@@ -54,11 +56,11 @@ def refuse_existing(store: Path) -> None:
         raise StoreExistsError(f"{store} is there and is not an empty folder; nothing was changed; name another folder")
 
 
-def create_store(store: Path, secret: Secret, *, quota: int = 0) -> str:
+def create_store(store: Path, secret: Secret, *, quota: int = 0, remote: bool = False) -> str:
     """A new vault in the folder `store`, which opens with the secret; its recovery code.
 
     Made beside its place and moved there when it is whole and durable: a crash leaves no half of a vault. quota: bytes,
-    0 for none. Raises StoreExistsError and what the disk answers.
+    0 for none. remote: it is to follow a server. Raises StoreExistsError and what the disk answers.
     """
     from atedb.chain.chain import Chain
     from atedb.crypto.aead import random_bytes
@@ -76,21 +78,23 @@ def create_store(store: Path, secret: Secret, *, quota: int = 0) -> str:
     store.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
     unfinished = store.with_name(f".{store.name}.new-{os.getpid()}")
     try:
-        chain = Chain.create(unfinished, root, heads=places.heads_folder())
+        heads = places.heads_folder(store if remote else None)
+        chain = Chain.create(unfinished, root, heads=heads, remote=remote)
         try:
             Vault.make(chain, uid=os.getuid(), gid=os.getgid(), quota=quota)
             slots.save(unfinished)
         finally:
             chain.close()
         unfinished.rename(store)
-        _sync_folder(store.parent)
+        sync_folder(store.parent)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     return code
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -105,17 +109,3 @@ def show_recovery_code(code: str) -> None:
     click.echo()
     click.echo(f"    {code}")
     click.echo()
-
-
-def parse_size(text: str) -> int:
-    """ "20G" as bytes; K, M, G and T are powers of 1024. Raises click.BadParameter."""
-    units = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
-    number = text.strip().upper().removesuffix("B").removesuffix("I")
-    unit = number[-1:] if number[-1:] in units else ""
-    try:
-        value = float(number.removesuffix(unit) if unit else number)
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise click.BadParameter(f"{text!r} is not a size; write for example 20G")
-    return int(value * (1 << units[unit]))

@@ -34,7 +34,15 @@ def _words(keys: codec.Keys, tombstone: bool, body: bytes) -> str:
         inode = codec.decode_inode(keys, body)
         return f"inode {inode.ino}: {stat.filemode(inode.mode)}, {inode.nlink} links, {inode.size} bytes"
     if kind == codec.SUPERBLOCK:
-        return f"superblock: inode numbers below {codec.decode_superblock(body).next_ino}"
+        quota = codec.decode_superblock(body).quota
+        return f"superblock: quota of {quota} bytes" if quota else "superblock: no quota"
+    if kind == codec.NUMBERS:
+        numbers = codec.decode_numbers(body)
+        return f"inode numbers from {numbers.start} up to {numbers.limit} for device {numbers.device.hex()[:16]}"
+    if kind == codec.CONFLICT:
+        conflict = codec.decode_conflict(body)
+        name = os.fsdecode(conflict.name).encode("utf-8", "backslashreplace").decode()
+        return f"conflict: {name!r} in folder {conflict.parent}"
     if kind == codec.MAP:
         return "map of a file's blocks"
     return "an inode" if kind == codec.INODE else "a map" if not body else "an object"

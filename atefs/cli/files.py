@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from atedb.cli import output
 from atedb.errors import StoreExistsError
-from atefs.cli import opening, output, secrets
+from atefs.cli import opening, secrets
 
 if TYPE_CHECKING:
     from atefs.vault.inode import Inode

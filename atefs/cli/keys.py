@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atefs.cli import opening, output, secrets
+from atedb.cli import output
+from atefs.cli import opening, secrets
 
 if TYPE_CHECKING:
     from atedb.crypto.slots import Secret

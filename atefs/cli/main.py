@@ -1,18 +1,17 @@
-"""The command `atefs`: its commands, and what becomes of their errors.
+"""The command `atefs`: its commands.
 
 Nothing heavy is imported here: `atefs --help` and completion must be quick.
 """
 
 from __future__ import annotations
 
-import importlib
 import sys
-import traceback
 from collections.abc import Sequence
 
 import click
 
-from atedb.errors import AteError, ExitCode
+from atedb.cli.lazy import LazyGroup
+from atedb.cli.running import run
 
 COMMANDS = {
     "mount": ("mounting", "Mount a vault; the first time, make it."),
@@ -30,33 +29,21 @@ COMMANDS = {
     "get": ("files", "Copy files out of a vault that is not mounted."),
     "put": ("files", "Copy files into a vault that is not mounted."),
     "stat": ("files", "Show a file's attributes in a vault that is not mounted."),
+    "pin": ("keeping", "Keep the content of files and folders on this machine."),
+    "unpin": ("keeping", "Let content that was pinned go when there is no room."),
+    "prefetch": ("keeping", "Bring the content of files and folders from the server."),
+    "conflicts": ("conflicts", "Show and decide what was changed on two machines apart."),
+    "identity": ("trusting", "Print the key by which servers know this user."),
+    "trust": ("trusting", "Show what is believed of a vault's server, and why; accept a restored one."),
     "bench": ("bench", "Measure how quick a vault is here."),
     "completion": ("completion", "Print the script that completes `atefs` in your shell."),
 }
 """Name -> the module that has it (as a variable of the same name), and one line of help."""
 
-INTERRUPTED = 130
 
-
-class _Lazy(click.Group):
-    """Imports a command's module when the command is used."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"atefs.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
-
-
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, package="atefs.cli", table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(package_name="atefs")
 @click.option("--debug", is_flag=True, help="Show tracebacks, and log more.")
 @click.pass_context
@@ -74,44 +61,12 @@ def atefs(ctx: click.Context, debug: bool) -> None:
     from the command line.
 
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 wrong secret, 4 in use, 5 not found, 6 damaged,
-    7 rolled back, 8 not supported, 9 no space, 10 read-only, 11 no FUSE, 12 busy, 13 exists already, 14 I/O error.
+    7 rolled back, 8 not supported, 9 no space, 10 read-only, 11 no FUSE, 12 busy, 13 exists already, 14 I/O error,
+    15 server out of reach, 16 refused by the server.
     """
     ctx.obj = {"debug": debug}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script. Ends the process with one of `ExitCode`, or 130 when interrupted."""
-    sys.exit(run(atefs, arguments))
-
-
-def run(command: click.Command, arguments: Sequence[str] | None, name: str = "atefs") -> int:
-    """Run a command; its exit code. What went wrong is said in one line."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
-    try:
-        outcome = command.main(given, prog_name=name, standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo(f"{name}: interrupted; nothing more was done", err=True)
-        return INTERRUPTED
-    except AteError as error:
-        return _failed(name, str(error), error.exit_code, debug)
-    except BrokenPipeError:
-        # Whoever read our output has gone; keep the interpreter from complaining about it while it ends.
-        sys.stdout = None
-        return ExitCode.OK
-    except OSError as error:
-        return _failed(name, f"{error.filename or 'the system'}: {error.strerror or error}", ExitCode.IO, debug)
-    except Exception as error:
-        message = f"a defect: {type(error).__name__}: {error}; nothing more was done; report it with what --debug shows"
-        return _failed(name, message, ExitCode.FAILED, debug)
-    return outcome if isinstance(outcome, int) else ExitCode.OK
-
-
-def _failed(name: str, message: str, code: int, debug: bool) -> int:
-    if debug:
-        traceback.print_exc()
-    click.echo(f"{name}: {message}", err=True)
-    return int(code)
+    sys.exit(run(atefs, arguments, "atefs"))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
+from atedb.cli.running import run
 from atedb.errors import ExitCode
 from atefs.cli import secrets
-from atefs.cli.main import run
 from atefs.mount.options import parse
 
 _MOUNT_FAILED = 32

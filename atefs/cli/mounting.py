@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from atedb.cli import output
 from atedb.errors import AteError, ExitCode, StoreNotFoundError
-from atefs.cli import output, secrets
-from atefs.mount.options import DRIVERS, MountOptions
+from atefs.cli import secrets
+from atefs.mount.options import DRIVERS, MountOptions, RecoveryMode
 from atefs.mount.options import parse as parse_options
 
 if TYPE_CHECKING:
+    from atedb.net.url import ServerUrl
     from atefs.mount.driver import MountPlan
 
 _HOLDERS_SHOWN = 10
@@ -30,35 +32,46 @@ _HOLDERS_SHOWN = 10
 @click.option("--allow-other", is_flag=True, help="Let other users in, as far as permissions allow it.")
 @click.option(
     "--driver", type=click.Choice(DRIVERS), default=DRIVERS[0], show_default=True,
-    help="How the kernel is spoken to: through libfuse, or directly.",
+    help="How the kernel is spoken to: directly, or through libfuse, which takes the extra atefs[pyfuse3].",
 )  # fmt: skip
 @click.option("--accept-rollback", is_flag=True, help="Accept a store older than what this machine has seen of it.")
+@click.option(
+    "--recovery-mode", type=click.Choice([mode.value for mode in RecoveryMode]), show_default=True,
+    default=RecoveryMode.ASYNC.value,
+    help="What is done about a server: whether fsync waits for it, and whether anything may change without it.",
+)  # fmt: skip
 @click.option("-o", "options", multiple=True, metavar="OPTIONS", help="Mount options, as in /etc/fstab.")
 @secrets.secret_options
 @click.pass_context
 def mount(
     ctx: click.Context, mountpoint: Path, url: str | None, *, foreground: bool, read_only: bool, allow_other: bool,
-    driver: str, accept_rollback: bool, options: tuple[str, ...], secret: secrets.SecretSource,
+    driver: str, accept_rollback: bool, recovery_mode: str, options: tuple[str, ...], secret: secrets.SecretSource,
 ) -> int:  # fmt: skip
     """Mount a vault on the folder MOUNTPOINT.
 
-    Without URL this is the local vault that belongs to MOUNTPOINT; the first time, it is made: a passphrase is asked
-    for twice, and a recovery code printed once. URL may be the folder of another store.
+    Without URL this is the vault that belongs to MOUNTPOINT; the first time, a local one is made: a passphrase is asked
+    for twice, and a recovery code printed once. URL may be the folder of another store, or name a chain on a server:
+    then this machine keeps a replica of it, works without the server, and sends what is new when it can. Afterwards
+    the URL may be left out.
 
     \b
     Examples:
       atefs mount ~/vault
       atefs mount --read-only ~/old /media/backup/vault
       atefs mount --passphrase-file /run/secrets/vault ~/vault
+      atefs mount ~/vault ws://server:5000/db/you@example.com/vault
     In /etc/fstab:
       /srv/vault  /home/me/vault  atefs  passphrase-file=/root/vault.pass,allow_other,nofail  0 0
 
     \b
     Options after -o: ro, rw, allow_other, noacl, nonempty, accept_rollback, passphrase-file=FILE, key-file=FILE,
-    log-file=FILE, nosuid, nodev, noexec, sync, dirsync; what only mount(8) needs is ignored. Access times: relatime
-    (the default), strictatime, noatime, nodiratime.
+    log-file=FILE, recovery-mode=MODE, nosuid, nodev, noexec, sync, dirsync; what only mount(8) needs is ignored.
+    Access times: relatime (the default), strictatime, noatime, nodiratime.
     """
-    base = MountOptions(read_only=read_only, allow_other=allow_other, accept_rollback=accept_rollback, driver=driver)
+    base = MountOptions(
+        read_only=read_only, allow_other=allow_other, accept_rollback=accept_rollback, driver=driver,
+        recovery=RecoveryMode(recovery_mode),
+    )  # fmt: skip
     parsed = parse_options(options, base)
     where = secret.or_else(parsed.passphrase_file, parsed.key_file)
     return mount_vault(mountpoint, url, parsed, where, foreground=foreground, debug=ctx.obj["debug"])
@@ -69,15 +82,26 @@ def mount_vault(
     debug: bool, may_make: bool = True, quiet: bool = False,
 ) -> int:  # fmt: skip
     """Mount; the exit code. may_make: whether a local vault that does not exist yet is made. quiet: say nothing."""
-    from atefs.cli import opening
-    from atefs.mount import logs, places, preflight
+    from atedb.daemon import logs
+    from atefs.cli import joining, opening
+    from atefs.mount import adapters, places, preflight, servers
     from atefs.mount.driver import Driver, MountPlan
 
     mountpoint = places.canonical(mountpoint)
     store = places.store_of(mountpoint, url)
     preflight.require_fuse()
+    adapters.require(options.driver)
     preflight.clear_mountpoint(mountpoint)
-    if not opening.is_store(store):
+    address = _address(store, url)
+    if address is not None and not opening.is_store(store):
+        made = _make_mountpoint(mountpoint, options)
+        try:
+            root = joining.join(mountpoint, store, address, where)
+        except BaseException:
+            if made:
+                mountpoint.rmdir()
+            raise
+    elif not opening.is_store(store):
         if url is not None or not may_make:
             raise StoreNotFoundError(f"there is no vault in {store}; nothing was changed; make one: atefs init {store}")
         if options.read_only:
@@ -89,7 +113,9 @@ def mount_vault(
     else:
         preflight.require_mountpoint(mountpoint, nonempty=options.nonempty)
         root = opening.unlock(store, where, mend=not options.read_only)
-    plan = MountPlan(mountpoint, store, options, root)
+        if address is not None and address != servers.attached(store):
+            joining.send(store, address)
+    plan = MountPlan(mountpoint, store, options, root, address)
     if foreground:
         logs.to_stderr(debug=debug)
         return Driver(plan, _Terminal(mountpoint)).run()
@@ -97,6 +123,27 @@ def mount_vault(
     if not quiet:
         click.echo(f"Mounted {mountpoint}.")
     return ExitCode.OK
+
+
+def _address(store: Path, url: str | None) -> ServerUrl | None:
+    """The chain on a server that is to be mounted; None for a vault of this machine alone. Raises UrlError."""
+    from atedb.net.url import ServerUrl
+    from atefs.mount import places, servers
+
+    if url is not None and places.names_server(url):
+        return ServerUrl.parse(url)
+    return servers.attached(store)
+
+
+def _make_mountpoint(mountpoint: Path, options: MountOptions) -> bool:
+    """See that there is a folder to mount on, making it in a folder that is there. Whether it was made."""
+    from atefs.mount import preflight
+
+    if mountpoint.parent.is_dir() and not os.path.lexists(mountpoint):
+        mountpoint.mkdir(mode=0o700)
+        return True
+    preflight.require_mountpoint(mountpoint, nonempty=options.nonempty)
+    return False
 
 
 def _make(mountpoint: Path, store: Path, options: MountOptions, where: secrets.SecretSource) -> bytes:
@@ -119,7 +166,8 @@ def _make(mountpoint: Path, store: Path, options: MountOptions, where: secrets.S
 
 
 def _serve_in_background(plan: MountPlan, *, debug: bool) -> None:
-    from atefs.mount import daemon, logs, places
+    from atedb.daemon import logs
+    from atefs.mount import daemon, places
     from atefs.mount.driver import Driver
 
     log = plan.options.log_file or places.log_file(plan.mountpoint)
@@ -147,19 +195,21 @@ class _Terminal:
 @click.command()
 @click.argument("mountpoint", type=click.Path(readable=False, path_type=Path))
 @click.option("-l", "--lazy", is_flag=True, help="Unmount even while it is in use; whoever uses it gets errors.")
-def umount(mountpoint: Path, lazy: bool) -> None:
-    """Unmount the vault on MOUNTPOINT; returns when all that was written is safe on disk.
+@click.option("--leave-queued", is_flag=True, help="Do not wait for the server: the next mount sends what it lacks.")
+def umount(mountpoint: Path, lazy: bool, leave_queued: bool) -> None:
+    """Unmount the vault on MOUNTPOINT; returns when all that was written is safe on disk, and on its server.
 
-    When somebody still uses it, it stays mounted, and who that is is said.
+    When somebody still uses it, or the server cannot be reached, it stays mounted, and why is said.
 
     \b
-    Example:
+    Examples:
       atefs umount ~/vault
+      atefs umount --leave-queued ~/vault
     """
-    click.echo(unmount_vault(mountpoint, lazy=lazy))
+    click.echo(unmount_vault(mountpoint, lazy=lazy, leave_queued=leave_queued))
 
 
-def unmount_vault(mountpoint: Path, *, lazy: bool = False) -> str:
+def unmount_vault(mountpoint: Path, *, lazy: bool = False, leave_queued: bool = False) -> str:
     """Unmount, and wait for the driver to end. What is to be said about it."""
     from atefs.mount import client, mountinfo, places, preflight
 
@@ -173,7 +223,7 @@ def unmount_vault(mountpoint: Path, *, lazy: bool = False) -> str:
     pid = int(client.ask(mountpoint, "status")["pid"])
     watch = client.Watch(pid)
     try:
-        safe = _ask_to_unmount(mountpoint, mount_, pid, lazy)
+        safe = _ask_to_unmount(mountpoint, mount_, pid, lazy, leave_queued)
         while not watch.ended(60):
             click.echo(f"The driver (process {pid}) is still closing the vault …", err=True)
     finally:
@@ -183,7 +233,7 @@ def unmount_vault(mountpoint: Path, *, lazy: bool = False) -> str:
     return f"Unmounted {mountpoint}; all of it is safe on disk."
 
 
-def _ask_to_unmount(mountpoint: Path, mount_: Any, pid: int, lazy: bool) -> bool:
+def _ask_to_unmount(mountpoint: Path, mount_: Any, pid: int, lazy: bool, leave_queued: bool) -> bool:
     """Whether the driver said that everything is on stable storage."""
     import signal
 
@@ -200,7 +250,7 @@ def _ask_to_unmount(mountpoint: Path, mount_: Any, pid: int, lazy: bool) -> bool
         return safe
     with _Spinner() as spinner:
         try:
-            client.ask(mountpoint, "umount", spinner.show, patience=None)
+            client.ask(mountpoint, "umount", spinner.show, patience=None, leave_queued=leave_queued)
             return True
         except client.NoDriverError:
             return False  # it ended before it could answer
@@ -232,6 +282,7 @@ class _Spinner:
             return
         text = {
             "sync": f"writing: {output.size(state.get('bytes', 0))} done, {output.size(state.get('left', 0))} waiting",
+            "send": f"sending: {output.size(state.get('left', 0))} waiting",
             "unmount": "unmounting",
             "close": "closing the vault",
         }.get(state["phase"], state["phase"])
@@ -304,6 +355,11 @@ def _health(state: dict[str, Any]) -> str:
     if state["error"]:
         return f"failed: {state['error']}"
     waiting = f", {output.size(state['dirty_bytes'])} to be committed" if state["dirty_bytes"] else ""
+    server = state["server"]
+    if server is not None:
+        waiting += f", {server['state']}"
+        if server["pending_batches"]:
+            waiting += f", {output.size(server['pending_bytes'])} to be sent"
     return ("read-only" if state["read_only"] else "mounted") + waiting
 
 
@@ -322,5 +378,21 @@ def _show(state: dict[str, Any]) -> None:
             "log": output.size(state["stored_bytes"]),
             "free": output.size(state["free_bytes"]),
             "batches": f"{state['written']} written, {state['durable']} on stable storage",
+            **_server_fields(state["server"]),
         }
     )
+
+
+def _server_fields(server: dict[str, Any] | None) -> dict[str, object]:
+    """What is shown of the link; nothing for a local vault."""
+    if server is None:
+        return {}
+    pending = server["pending_batches"]
+    fields: dict[str, object] = {
+        "server": server["url"],
+        "link": server["state"] + (f": {server['error']}" if server["error"] else ""),
+        "recovery mode": server["recovery_mode"],
+        "on the server": f"{server['acknowledged']} batches",
+        "to be sent": f"{pending} batches, {output.size(server['pending_bytes'])}" if pending else "nothing",
+    }
+    return fields

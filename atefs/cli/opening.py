@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from atedb.cli import output
 from atedb.errors import InUseError, StoreNotFoundError
-from atefs.cli import output, secrets
+from atefs.cli import secrets
 
 if TYPE_CHECKING:
     from atedb.chain.chain import Chain

@@ -5,6 +5,7 @@ The driver knows adapters by this interface only, so that several can exist side
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +14,9 @@ class KernelAdapter(Protocol):
     """Made with the vault that it serves; lives from `attach` to `detach`."""
 
     def attach(self, mountpoint: Path, options: frozenset[str]) -> None:
-        """Mount. options: for the kernel (man 8 mount.fuse3), and `noacl`, which it knows by what was negotiated.
+        """Mount. options: for the kernel (man 8 mount.fuse3), and what it knows by what is negotiated: `noacl`, and
+        `shared` where others change the vault as well, so that the kernel must not take itself for the one who knows
+        sizes and times (a write-back cache does).
 
         Raises NoFuseError or AteError.
         """
@@ -26,6 +29,12 @@ class KernelAdapter(Protocol):
 
     def detach(self) -> None:
         """Give up the connection; what is still mounted is unmounted lazily."""
+
+    def outdate(self, attributes: Iterable[int], pages: Iterable[int], entries: Iterable[tuple[int, bytes]]) -> None:
+        """Have the kernel forget attributes of inodes, those with their content, and names in folders.
+
+        In a thread, while requests are answered: the kernel may have to wait for some of them.
+        """
 
     @property
     def requests(self) -> int:

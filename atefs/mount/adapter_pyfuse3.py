@@ -18,7 +18,7 @@ import itertools
 import logging
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -26,7 +26,7 @@ from typing import ParamSpec, TypeVar
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
-from atedb.errors import NotResident
+from atedb.errors import Absent, NotResident
 from atefs.errors import ExistsError, NotFoundError
 from atefs.mount import errnos
 from atefs.mount.committer import Committer
@@ -80,7 +80,8 @@ class PyfuseAdapter(pyfuse3.Operations):
     # -- the adapter interface
 
     def attach(self, mountpoint: Path, options: frozenset[str]) -> None:
-        wanted = {"fsname=atefs", "subtype=atefs", *options} - {"noacl"}
+        wanted = {"fsname=atefs", "subtype=atefs", *options} - {"noacl", "shared"}
+        self.enable_writeback_cache = "shared" not in options
         self._acl = "noacl" not in options
         self.enable_acl = self._acl and "default_permissions" in options  # with it, the kernel sets that in any case
         self._loop.opening = self._init_reply.waits
@@ -90,7 +91,7 @@ class PyfuseAdapter(pyfuse3.Operations):
         except RuntimeError as error:
             raise NoFuseError(
                 f"the kernel refused to mount {mountpoint} ({error}); the vault is closed and whole; "
-                "see what fuse says: fusermount3 -V; ls -l /dev/fuse"
+                "libfuse says why in the driver's log; see also: fusermount3 -V; ls -l /dev/fuse"
             ) from None
 
     def init(self) -> None:
@@ -105,6 +106,14 @@ class PyfuseAdapter(pyfuse3.Operations):
     def detach(self) -> None:
         pyfuse3.close(unmount=True)
 
+    def outdate(self, attributes: Iterable[int], pages: Iterable[int], entries: Iterable[tuple[int, bytes]]) -> None:
+        for folder, name in entries:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                pyfuse3.invalidate_entry(folder, name)
+        for ino, attr_only in (*((ino, False) for ino in pages), *((ino, True) for ino in attributes)):
+            with contextlib.suppress(FileNotFoundError):
+                pyfuse3.invalidate_inode(ino, attr_only)
+
     @property
     def requests(self) -> int:
         return self._loop.requests
@@ -113,30 +122,25 @@ class PyfuseAdapter(pyfuse3.Operations):
 
     async def _again(self, error: Exception, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`operation` has raised. What it needs is fetched by a thread and it is tried again, or it has failed."""
-        for _ in range(FETCHES_MAX):
-            if not isinstance(error, NotResident):
-                raise FUSEError(errnos.answer(error)) from error
+        fetches = 0
+        while isinstance(error, NotResident):
             try:
-                await self._loop.in_thread(error.fetch)
+                if isinstance(error, Absent) or fetches < FETCHES_MAX:
+                    fetches += not isinstance(error, Absent)
+                    await self._loop.in_thread(error.fetch)
+                else:
+                    error.fetch()  # memory is so short that what was fetched is gone before it is used
+                await self._loop.opened()
                 return operation(*args, **kwargs)
             except Exception as newer:
                 error = newer
-        return self._patiently(operation, *args, **kwargs)
-
-    def _patiently(self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Memory is so short that what was fetched is gone before it is used: read it on the spot."""
-        while True:
-            try:
-                return operation(*args, **kwargs)
-            except NotResident as absent:
-                absent.fetch()
-            except Exception as error:
-                raise FUSEError(errnos.answer(error)) from error
+        raise FUSEError(errnos.answer(error)) from error
 
     async def _brake(self) -> None:
         """More has gathered than memory should hold: wait for a commit."""
         try:
             await self._committer.room()
+            await self._loop.opened()
         except Exception as error:
             raise FUSEError(errnos.answer(error)) from error
 

@@ -44,9 +44,9 @@ def _connect(mountpoint: Path) -> socket.socket:
 
 def ask(
     mountpoint: Path, operation: str, progress: Callable[[dict[str, Any]], None] = lambda _state: None,
-    patience: float | None = ANSWER_SECONDS,
+    patience: float | None = ANSWER_SECONDS, **wanted: object,
 ) -> dict[str, Any]:  # fmt: skip
-    """One request to the driver of the mount point, and its answer.
+    """One request to the driver of the mount point, and its answer. wanted: what goes with the request.
 
     patience: seconds that the driver may be silent; None waits for ever. Raises NoDriverError, and RefusedError for
     what the driver refuses.
@@ -54,7 +54,7 @@ def ask(
     with _connect(mountpoint) as sock:
         sock.settimeout(patience)
         try:
-            sock.sendall(json.dumps({"op": operation}).encode() + b"\n")
+            sock.sendall(json.dumps({"op": operation, **wanted}).encode() + b"\n")
             for line in sock.makefile("rb"):
                 message = json.loads(line)
                 if "progress" in message:

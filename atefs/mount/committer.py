@@ -8,7 +8,8 @@ A big commit is sealed and written by a thread, while requests are answered and 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from time import perf_counter
 
 import trio
@@ -31,6 +32,10 @@ COMMIT_BYTES = 8 * MIB
 COMMIT_OBJECTS = 20_000
 COUNT_EVERY = 64
 """Changes between two counts of what is dirty, since counting takes longer than most of them."""
+EAGER = 0.02
+"""Seconds, where somebody elsewhere waits to see what is done here."""
+EAGER_DUTY = 10
+"""How many times as long as the last commit took the next one waits at least then."""
 INLINE_BYTES = MIB
 INLINE_BARRIER = 1e-3
 TRIM_BYTES = 32 * MIB
@@ -52,7 +57,9 @@ class Committer:
 
     write_back: has the kernel hand over the pages that it caches of files open for writing; awaited before a
     commit that time asked for. `writers` is how many files are open for writing; `full` says that more has gathered
-    than memory should hold, so that the next writer has to wait for `room`.
+    than memory should hold, so that the next writer has to wait for `room`. `eager`: others are to see soon what is
+    done here, so it is committed EAGER seconds later. `upstream`: awaited by `sync` with the newest sequence, when that
+    is on stable storage here and has to be so elsewhere as well. `committed`: called when something is.
     """
 
     def __init__(
@@ -82,6 +89,13 @@ class Committer:
         self._trimmed = 0
         self._checkpointing = False
         self._touches = 0
+        self._held = False
+        self._quiet = trio.Event()
+        self._pause = EAGER
+        self._calm = 0.0
+        self.eager = False
+        self.upstream: Callable[[int], Awaitable[None]] | None = None
+        self.committed: Callable[[], None] = lambda: None
         self.full = False
         self.writers = 0
         self.error: Exception | None = None
@@ -94,7 +108,7 @@ class Committer:
     def touch(self) -> None:
         """Something was changed. Called after every request that changes anything, so it must cost next to nothing."""
         if self._armed is None:
-            self._armed = self._clock() + INTERVAL
+            self._armed = self._clock() + (self._pause if self.eager else INTERVAL)
             self._alarm.set()
         self._touches += 1
         if self._vault.dirty_bytes >= COMMIT_BYTES or not self._touches % COUNT_EVERY:
@@ -123,10 +137,12 @@ class Committer:
         """Return when everything done before this call is on stable storage. Raises AteError if it is not."""
         if not self.sync_now():
             await self._next_round()
+            if self.upstream is not None:
+                await self.upstream(self._chain.durable)
 
     def sync_now(self) -> bool:
         """As `sync`, where that is quick enough to be done on the spot and nobody else waits. False: use `sync`."""
-        together = self._busy or self._round.waiters or self._loop.pending()
+        together = self._busy or self._held or self._round.waiters or self.upstream or self._loop.pending()
         if together or self._vault.dirty_bytes > INLINE_BYTES or not self._barrier_is_quick():
             return False
         self._sync_inline()
@@ -168,7 +184,7 @@ class Committer:
         """What is left to do of a commit when nobody waits."""
         self._chore = False
         self._settle()
-        if not self._busy:
+        if not self._busy and not self._held:
             self._chain.make_ready()
 
     # The task
@@ -179,14 +195,17 @@ class Committer:
             while True:
                 await self._until_due()
                 await self._turn(timed=not self._round.waiters and not self._hurried)
-                if self._chain.checkpoint_due() and not self._checkpointing:
+                if self._chain.checkpoint_due() and not self._checkpointing and not self._held:
                     self._begin_checkpoint(nursery)
 
     async def _until_due(self) -> None:
+        lull = self._clock() + INTERVAL
         while not (self._round.waiters or self._hurried):
             self._alarm = trio.Event()
             due = self._armed
-            if due is None and self.writers:
+            if due is None and self.eager and (self.writers or self._chain.head != self._remembered):
+                due = lull  # without being armed: the next change is to be seen sooner
+            elif due is None and self.writers:
                 due = self._armed = self._clock() + INTERVAL
             if due is not None and self._clock() >= due:
                 return
@@ -195,19 +214,26 @@ class Committer:
 
     async def _turn(self, timed: bool) -> None:
         """One commit of all that is dirty, its barrier if anybody or the clock asked for one, its checkpoint if due."""
+        if self.eager and self._clock() < self._calm:
+            timed = False  # what follows from the clock is for INTERVAL, however often others are to see what is new
         if timed and self.writers:
             await self._write_back()
+        while self._held:
+            await self._quiet.wait()
         self._settle()
         self._busy = True
+        start = self._clock()
+        self._calm = start + INTERVAL if timed else self._calm
         round_, self._round = self._round, _Round()
         self._hurried = False
         self._armed = None
         try:
             await self._commit()
-            wanted = round_.waiters or timed or self._chain.checkpoint_due()
+            wanted = round_.waiters or timed or self.eager or self._chain.checkpoint_due()
             if wanted and self._chain.durable < self._chain.written:
                 await self._barrier_somewhere(hasty=bool(round_.waiters))
             self._settle()
+            self.committed()
             if timed:
                 await self._remember()
         except Exception as error:
@@ -218,7 +244,9 @@ class Committer:
             self._succeeded()
         finally:
             self._busy = False
+            self._pause = max(EAGER, EAGER_DUTY * (self._clock() - start))
             round_.done.set()
+            self._now_quiet()
         if timed and self.bytes - self._trimmed >= TRIM_BYTES and not self._vault.dirty_bytes:
             self._trimmed = self.bytes
             memory.give_back()
@@ -230,6 +258,40 @@ class Committer:
             with self._loop.elsewhere():
                 await trio.to_thread.run_sync(self._chain.remember, head)
             self._remembered = head
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Inside, no commit, barrier or checkpoint is under way, and none begins but by `flush`."""
+        while self._held:
+            await self._quiet.wait()
+        self._held = True
+        try:
+            while self._busy or self._checkpointing:
+                await self._quiet.wait()
+            yield
+        finally:
+            self._held = False
+            self._now_quiet()
+
+    def look(self) -> None:
+        """Others have added to the chain: see whether something follows from that, such as a checkpoint."""
+        self._alarm.set()
+
+    async def drain(self) -> None:
+        """Inside `alone`: commit until little is dirty; what then is, `flush` does on the spot. Raises AteError."""
+        while self._vault.dirty_bytes > INLINE_BYTES:
+            await self._commit()
+
+    def flush(self) -> None:
+        """Inside `alone`: commit what is dirty now, so that the chain has all of it. Raises AteError."""
+        while (frozen := self._freeze_blocking()) is not None:
+            self._write_inline(frozen)
+        self._settle()
+
+    def _now_quiet(self) -> None:
+        """Wake whoever waits for commits to pause, or to go on."""
+        self._quiet.set()
+        self._quiet = trio.Event()
 
     async def finish(self) -> None:
         """After `run` was ended: all that is left to stable storage. Raises AteError."""
@@ -356,6 +418,7 @@ class Committer:
         finally:
             self._chain.end_checkpoint(written=written)
             self._checkpointing = False
+            self._now_quiet()
 
     def _failed(self, error: Exception) -> None:
         """Remember it for close and fsync, and say it once."""

@@ -1,7 +1,8 @@
 """The control socket of a mounted vault: one request a connection, JSON lines both ways.
 
-Request: {"op": "status" | "sync" | "umount"}. Answer: any number of {"progress": {...}}, then {"ok": {...}} or
-{"error": "...", "exit_code": n}. The socket is its owner's alone (0600, and the peer's user is checked).
+Request: {"op": "status" | "sync" | "umount" | ..., and what the operation wants to know besides}. Answer: any number of
+{"progress": {...}}, then {"ok": {...}} or {"error": "...", "exit_code": n}. The socket is its owner's alone (0600, and
+the peer's user is checked).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -26,7 +28,8 @@ REQUEST_SECONDS = ANSWER_SECONDS = 5.0
 CONNECTIONS_MAX = 16
 
 Tell = Callable[[dict[str, object]], Awaitable[None]]
-Operation = Callable[[Tell], Awaitable[dict[str, object]]]
+Operation = Callable[[Tell, dict[str, Any]], Awaitable[dict[str, object]]]
+"""Tells how far it is, is given the request, and returns the answer."""
 
 
 class ControlServer:
@@ -83,13 +86,15 @@ class ControlServer:
             await tell({"progress": state})
 
         try:
-            await tell({"ok": await self._operation(request)(progress)})
+            operation, wanted = self._operation(request)
+            await tell({"ok": await operation(progress, wanted)})
         except AteError as error:
             await tell({"error": str(error), "exit_code": int(error.exit_code)})
 
-    def _operation(self, request: bytes) -> Operation:
+    def _operation(self, request: bytes) -> tuple[Operation, dict[str, Any]]:
         try:
-            return self._operations[json.loads(request)["op"]]
+            wanted = json.loads(request)
+            return self._operations[wanted["op"]], wanted
         except (ValueError, TypeError, KeyError):
             known = ", ".join(sorted(self._operations))
             raise ControlError(f"the request was not understood; it is one of: {known}") from None

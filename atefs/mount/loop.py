@@ -128,6 +128,8 @@ class RequestLoop(Waiting):
     async def wait_readable(self, fd: int) -> None:
         """Return when the descriptor has a request, or has been closed."""
         poll = self._poll or self._watch(fd)
+        if self._gate is not None:
+            await self.opened()
         self.requests += 1
         now = perf_counter()
         if poll(0):
@@ -143,6 +145,8 @@ class RequestLoop(Waiting):
             raise trio.ClosedResourceError
         self.sleeps += 1
         await trio.lowlevel.wait_readable(fd)
+        if self._gate is not None:
+            await self.opened()
         self._yield_at = perf_counter() + YIELD
 
     def _watch(self, fd: int) -> Poll:
@@ -153,4 +157,6 @@ class RequestLoop(Waiting):
 
     async def _yield(self) -> None:
         await trio.lowlevel.checkpoint()
+        if self._gate is not None:
+            await self.opened()
         self._yield_at = perf_counter() + YIELD

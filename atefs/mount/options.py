@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 
 from atedb.errors import AteError, ExitCode
@@ -56,6 +57,25 @@ DRIVERS = ("direct", "pyfuse3")
 """How the kernel is spoken to; the first is the default."""
 
 
+class RecoveryMode(StrEnum):
+    """What a mount of a chain on a server does about the server (docs/durability.md)."""
+
+    ASYNC = "async"
+    READONLY_ASYNC = "readonly-async"
+    READONLY_SYNC = "readonly-sync"
+    SYNC = "sync"
+
+    @property
+    def waits(self) -> bool:
+        """fsync waits for the server."""
+        return self in (RecoveryMode.SYNC, RecoveryMode.READONLY_SYNC)
+
+    @property
+    def needs_server(self) -> bool:
+        """Nothing may be changed while there is no connection."""
+        return self in (RecoveryMode.READONLY_ASYNC, RecoveryMode.READONLY_SYNC)
+
+
 class OptionError(AteError):
     """A mount option that is not known, or a value it cannot have."""
 
@@ -78,6 +98,7 @@ class MountOptions:
     log_file: Path | None = None
     kernel: frozenset[str] = field(default_factory=frozenset)
     driver: str = DRIVERS[0]
+    recovery: RecoveryMode = RecoveryMode.ASYNC
 
     @property
     def atime_policy(self) -> AtimePolicy:
@@ -102,6 +123,8 @@ def parse(texts: Sequence[str], base: MountOptions | None = None, *, sloppy: boo
             options = replace(options, **{_PATHS[name]: Path(value)})  # type: ignore[arg-type]
         elif name == "driver" and value in DRIVERS:
             options = replace(options, driver=value)
+        elif name in ("recovery-mode", "recovery_mode") and value in list(RecoveryMode):
+            options = replace(options, recovery=RecoveryMode(value))
         elif item in _KERNEL:
             kernel.add(item)
         elif not sloppy and item not in _IGNORED and not name.startswith(("x-", "X-")) and name != "comment":

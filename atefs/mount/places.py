@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from atedb.crypto.hashing import digest
-from atedb.errors import UnsupportedError
 from atefs.mount import mountinfo
 
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789:_.")
@@ -45,9 +44,13 @@ def state_home() -> Path:
     return _xdg("XDG_STATE_HOME", ".local/state") / "ate"
 
 
-def heads_folder() -> Path:
-    """The last head seen of each chain, against rollback."""
-    return state_home() / "heads"
+def heads_folder(replica: Path | None = None) -> Path:
+    """The last head seen of each chain, against rollback.
+
+    replica: a store that follows a server. Of one chain there may be several on a machine, each at its own place.
+    """
+    heads = state_home() / "heads"
+    return heads if replica is None else heads / f"replica-{escape(replica)}"
 
 
 def log_file(mountpoint: Path) -> Path:
@@ -100,18 +103,18 @@ def vault_of(mountpoint: Path) -> Path:
     return chains_home() / escape(mountpoint)
 
 
+def names_server(url: str) -> bool:
+    """Whether a URL names a chain on a server, and not a store's folder."""
+    return "://" in url and not url.startswith("file://")
+
+
 def store_of(mountpoint: Path, url: str | None) -> Path:
     """The store folder that a mount point and an optional URL name.
 
-    Raises UnsupportedError for a URL that names a server.
+    A replica of a chain on a server lies where a local vault of the mount point would.
     """
-    if url is None:
+    if url is None or names_server(url):
         return vault_of(mountpoint)
-    if "://" in url and not url.startswith("file://"):
-        raise UnsupportedError(
-            f"{url}: mounting from a server is not part of this version; nothing was changed. "
-            f"A local vault works today: atefs mount {mountpoint}"
-        )
     return Path(os.path.abspath(url.removeprefix("file://")))
 
 

@@ -48,6 +48,7 @@ class Reaper:
 
     async def _step(self) -> bool:
         while True:
+            await self._loop.opened()
             try:
                 more = self._vault.reap(STEP)
             except NotResident as absent:

@@ -40,7 +40,10 @@ class Waiting:
         self._spin_max = spin if len(os.sched_getaffinity(0)) > 1 else 0.0
         self._spin = self._spin_max
         self._elsewhere = 0
+        self._gate: trio.Event | None = None
         self._chores: deque[Callable[[], None]] = deque()
+        self.idle: Callable[[], bool] = lambda: False
+        """Does a little of what may be of use later, in moments without requests; False: there is nothing to do."""
         self.sleeps = 0
         self.requests = 0
 
@@ -54,6 +57,21 @@ class Waiting:
     def later(self, chore: Callable[[], None]) -> None:
         """Have something small done when no request is there: it then costs nobody any time."""
         self._chores.append(chore)
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Inside, no request is answered and nobody asks the vault anything: it is a thread's. Not to be nested."""
+        gate = self._gate = trio.Event()
+        try:
+            yield
+        finally:
+            self._gate = None
+            gate.set()
+
+    async def opened(self) -> None:
+        """To be awaited after any other wait, by whoever asks the vault something: return when that is allowed."""
+        while self._gate is not None:
+            await self._gate.wait()
 
     @contextmanager
     def elsewhere(self) -> Iterator[None]:
@@ -86,6 +104,10 @@ class Waiting:
                 return True
         if self._elsewhere:
             return False
+        while self.idle():
+            if poll(0):
+                return True
+            since = perf_counter()
         if self._spin and self._spun(poll, since):
             return True
         if not poll(BLOCK_MS):

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from atedb.cli.running import run
 from atedb.crypto.hashing import digest
 from atedb.errors import ExitCode
 from atefs.cli import secrets
-from atefs.cli.main import COMMANDS, atefs, run
+from atefs.cli.main import COMMANDS, atefs
 
 PASSPHRASE = "a passphrase"
 
@@ -40,7 +41,7 @@ class Cli:
     def bare(self, *arguments: str | Path) -> int:
         """Run a command; its exit code."""
         self._capture.readouterr()
-        code = run(atefs, [os.fspath(word) for word in arguments])
+        code = run(atefs, [os.fspath(word) for word in arguments], "atefs")
         self.out, self.err = self._capture.readouterr()
         return code
 

@@ -12,7 +12,7 @@ import trio.testing
 from atedb.chain.heads import Head
 from atedb.errors import NoSpaceError, NotResident, StorageError
 from atefs.mount import committer as module
-from atefs.mount.committer import BRAKE_BYTES, COMMIT_BYTES, INTERVAL, Committer
+from atefs.mount.committer import BRAKE_BYTES, COMMIT_BYTES, EAGER, INTERVAL, Committer
 from atefs.mount.waiting import Waiting
 
 
@@ -326,5 +326,107 @@ def test_a_commit_on_the_spot_is_settled_when_nobody_waits_and_before_the_next(s
         scene.loop._nap(no_request, 0)
         assert (scene.chain.settled, scene.chain.ready) == (2, 1)
         assert scene.vault.settled_bytes == 2
+
+    scene.play(play)
+
+
+def test_where_others_wait_to_see_it_a_change_is_committed_at_once_and_durable(scene: Scene) -> None:
+    async def play() -> None:
+        heard = []
+        scene.committer.eager = True
+        scene.committer.committed = lambda: heard.append(scene.chain.durable)
+        scene.write(100)
+        await trio.sleep(2 * EAGER)
+        assert heard == [1]
+        await trio.sleep(INTERVAL / 2)
+        scene.write(100)
+        await trio.sleep(2 * EAGER)
+        assert heard == [1, 2]
+
+    scene.play(play)
+
+
+def test_eager_commits_do_not_make_the_kernel_hand_over_its_pages_more_often(scene: Scene) -> None:
+    async def play() -> None:
+        scene.committer.eager = True
+        scene.committer.writers = 1
+        for _ in range(100):
+            scene.write(1)
+            await trio.sleep(INTERVAL / 10)
+        assert scene.chain.written > 90
+        assert 8 <= scene.write_backs <= 12
+        assert len(scene.chain.remembered) <= 12
+
+    scene.play(play)
+
+
+def test_a_sync_waits_for_what_lies_upstream_and_fails_with_it(scene: Scene) -> None:
+    async def play() -> None:
+        asked: list[int] = []
+
+        async def upstream(sequence: int) -> None:
+            asked.append(sequence)
+            await trio.sleep(3)
+            if sequence > 1:
+                raise StorageError("out of reach")
+
+        scene.committer.upstream = upstream
+        scene.write(100)
+        assert not scene.committer.sync_now()
+        start = trio.current_time()
+        await scene.committer.sync()
+        assert trio.current_time() - start >= 3
+        scene.write(100)
+        with pytest.raises(StorageError, match="out of reach"):
+            await scene.committer.sync()
+        assert asked == [1, 2]
+        assert scene.chain.durable == 2
+        scene.committer.check()  # it is safe here: closing a file has nothing to complain about
+
+    scene.play(play)
+
+
+def test_nothing_is_committed_while_somebody_is_alone_but_what_they_flush(scene: Scene) -> None:
+    async def play() -> None:
+        synced = trio.Event()
+
+        async def sync() -> None:
+            await scene.committer.sync()
+            synced.set()
+
+        async with trio.open_nursery() as nursery:
+            async with scene.committer.alone():
+                scene.write(100)
+                assert not scene.committer.sync_now()
+                nursery.start_soon(sync)
+                await trio.sleep(3 * INTERVAL)
+                assert scene.chain.written == 0
+                scene.committer.flush()
+                assert scene.chain.written == 1
+                assert not synced.is_set()
+                scene.write(100)
+            await synced.wait()
+            assert scene.chain.durable == 2
+
+    scene.play(play)
+
+
+def test_whoever_wants_to_be_alone_waits_for_a_commit_under_way_and_for_each_other(scene: Scene) -> None:
+    async def play() -> None:
+        order: list[str] = []
+
+        async def one(name: str) -> None:
+            async with scene.committer.alone():
+                order.append(f"{name} in")
+                await trio.sleep(1)
+                order.append(f"{name} out")
+
+        scene.write(2 * COMMIT_BYTES)  # a commit by a thread
+        await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one, "a")
+            nursery.start_soon(one, "b")
+        assert scene.chain.written == 1
+        assert order in (["a in", "a out", "b in", "b out"], ["b in", "b out", "a in", "a out"])
 
     scene.play(play)

@@ -20,18 +20,18 @@ from atefs.mount.control import REQUEST_MAX, ControlServer, Tell
 MOUNTPOINT = Path("/somewhere")
 
 
-async def count(tell: Tell) -> dict[str, object]:
+async def count(tell: Tell, _wanted: dict[str, Any]) -> dict[str, object]:
     for number in range(3):
         await tell({"number": number})
     return {"counted": 3}
 
 
-async def fail(_tell: Tell) -> dict[str, object]:
+async def fail(_tell: Tell, _wanted: dict[str, Any]) -> dict[str, object]:
     async with trio.open_nursery():
         raise InUseError("in a group of exceptions")
 
 
-async def refuse(_tell: Tell) -> dict[str, object]:
+async def refuse(_tell: Tell, _wanted: dict[str, Any]) -> dict[str, object]:
     await trio.lowlevel.checkpoint()
     raise InUseError("somebody has it")
 

@@ -116,6 +116,23 @@ def test_closing_ends_a_wait_whether_it_sleeps_or_not(pipe: tuple[int, int]) -> 
         trio.run(main)
 
 
+def test_idle_moments_are_used_until_a_request_comes(pipe: tuple[int, int]) -> None:
+    loop = RequestLoop()
+    left = 5
+
+    def idle() -> bool:
+        nonlocal left
+        left -= 1
+        if left == 2:
+            os.write(pipe[1], b"x")
+        return left > 0
+
+    loop.idle = idle
+    trio.run(loop.wait_readable, pipe[0])
+    assert left == 2
+    assert loop.sleeps == 0
+
+
 def test_a_handler_that_waits_lets_another_task_read(pipe: tuple[int, int]) -> None:
     loop = RequestLoop()
     order: list[str] = []

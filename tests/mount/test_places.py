@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from atedb.errors import ExitCode, UnsupportedError
+from atedb.errors import ExitCode
 from atefs.mount import mountinfo, places
 from atefs.mount.options import MountOptions, OptionError, parse
 
@@ -54,11 +54,12 @@ def test_a_mount_point_reached_through_a_link_is_the_same_place(tmp_path: Path) 
     assert places.canonical(tmp_path / "link/inside") == tmp_path.resolve() / "real/inside"
 
 
-def test_a_url_of_a_server_is_refused_with_what_works_today() -> None:
-    with pytest.raises(UnsupportedError, match="atefs mount /m"):
-        places.store_of(Path("/m"), "ws://host:5000/db/a/b")
-    assert places.store_of(Path("/m"), "/store") == Path("/store")
+def test_a_replica_lies_where_a_local_vault_would() -> None:
+    assert places.store_of(Path("/m"), "ws://server:5000/db/you/vault") == places.vault_of(Path("/m"))
+    assert places.names_server("ws://server:5000/db/you/vault")
+    assert not places.names_server("file:///srv/vault")
     assert places.store_of(Path("/m"), "file:///store") == Path("/store")
+    assert places.store_of(Path("/m"), "/store") == Path("/store")
     assert places.store_of(Path("/m"), None).name == "m"
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from atefs.mount.options import DRIVERS
 from tests.system.mounted import Mounted
+from tests.system.replicas import Machines, Replica
+from tests.system.solo import Solo
 
 
 @pytest.fixture(params=DRIVERS)
@@ -33,3 +35,26 @@ def vault(place: Mounted) -> Iterator[Mounted]:
     place.mount()
     yield place
     assert not place.complaints()
+
+
+@pytest.fixture
+def solo(tmp_path: Path) -> Iterator[Solo]:
+    """A server that takes anybody, on loopback."""
+    solo = Solo(tmp_path)
+    solo.start()
+    yield solo
+    solo.clean_up()
+
+
+@pytest.fixture
+def machines(tmp_path: Path, solo: Solo) -> Iterator[Machines]:
+    """Makes machines that can mount what the server has."""
+    made: list[Replica] = []
+
+    def make(name: str) -> Replica:
+        made.append(Replica(tmp_path, name, solo))
+        return made[-1]
+
+    yield make
+    for replica in made:
+        replica.clean_up()

@@ -57,7 +57,9 @@ def running(pid: int) -> bool:
 
 
 class Mounted:
-    """A mount point, its vault, and the passphrase in a file."""
+    """A mount point, its vault, and the passphrase in a file. command: how `atefs …` is run."""
+
+    command: Sequence[str] = ATEFS
 
     def __init__(self, folder: Path, driver: str) -> None:
         self.folder = folder
@@ -82,20 +84,24 @@ class Mounted:
         """The driver's log."""
         return Path(os.environ["XDG_STATE_HOME"]) / "ate" / "log" / f"{self.store.name}.log"
 
+    def atefs(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """`atefs …`, run as everything about this vault is."""
+        return run(*self.command, *arguments, check=check)
+
     def mount(self, *arguments: str | Path) -> None:
         """Mount, and note the driver's process."""
         options = ("--driver", self.driver, "--passphrase-file", self.passphrase_file)
-        self.said = atefs("mount", *options, *arguments, self.path).stdout
+        self.said = self.atefs("mount", *options, *arguments, self.path).stdout
         self.pid = self.status()["pid"]
 
     def status(self) -> dict[str, Any]:
         """What `atefs status --json` says."""
-        answer: dict[str, Any] = json.loads(atefs("status", self.path, "--json").stdout)
+        answer: dict[str, Any] = json.loads(self.atefs("status", self.path, "--json").stdout)
         return answer
 
     def umount(self) -> None:
         """Unmount in order; the driver has ended then."""
-        atefs("umount", self.path)
+        self.atefs("umount", self.path)
         assert not running(self.pid)
         assert mountinfo.find(self.path) is None
 

@@ -140,6 +140,17 @@ def test_attributes_of_chattr_bind_root_as_well(vault: Mounted) -> None:
         assert refused(lambda: fcntl.ioctl(file, 0x5401, bytes(64))) == errno.ENOTTY
 
 
+def test_a_change_of_flags_shows_no_other_time_after_the_next_mount(vault: Mounted) -> None:
+    for name in ("file", "folder"):
+        path = vault / name
+        path.mkdir() if name == "folder" else path.write_bytes(b"content")
+        run("chattr", "+d", path)
+        before = path.stat().st_ctime_ns
+        vault.remount()
+        assert path.stat().st_ctime_ns == before
+        assert "d" in run("lsattr", "-d", path).stdout.split()[0]
+
+
 def test_statx_gives_the_birth_time(vault: Mounted) -> None:
     path = vault / "file"
     path.write_bytes(b"content")

@@ -8,6 +8,7 @@ import fcntl
 import mmap
 import os
 import resource
+import select
 import shutil
 import stat
 import subprocess
@@ -122,7 +123,7 @@ def test_the_names_of_trusted_attributes_are_told_to_root_only(shared: Mounted) 
     for name in ("trusted.of-root", "user.of-all"):
         os.setxattr(shared / "file", name, b"value")
     assert sorted(os.listxattr(shared / "file")) == ["trusted.of-root", "user.of-all"]
-    listing = "python3 -c 'import os; exit(os.listxattr(\"file\") != [\"user.of-all\"])'"
+    listing = 'python3 -c \'import os; exit(os.listxattr("file") != ["user.of-all"])\''
     assert as_user(shared, listing) == 0
 
 
@@ -389,3 +390,19 @@ def test_a_program_that_runs_is_not_written_to(vault: Mounted) -> None:
     running.kill()
     running.wait()
     os.close(os.open(vault / "program", os.O_WRONLY))
+
+
+@pytest.mark.needs("fuse")
+def test_a_file_is_ready_for_whoever_polls_and_the_kernel_knows_that_by_itself(vault: Mounted) -> None:
+    """The first POLL is answered that there is no such call: for the kernel that means always ready, for good."""
+    with (vault / "file").open("w+b", buffering=0) as file:
+        poller = select.poll()
+        poller.register(file, select.POLLIN | select.POLLOUT)
+        assert poller.poll(0) == [(file.fileno(), select.POLLIN | select.POLLOUT)]
+        before = vault.status()["requests"]
+        for _ in range(100):
+            assert select.select([file], [file], [], 0)[:2] == ([file], [file])
+        with select.epoll() as events:
+            events.register(file, select.EPOLLIN)
+            assert events.poll(0) == [(file.fileno(), select.EPOLLIN)]
+        assert vault.status()["requests"] - before < 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from atefs.mount.committer import Committer
@@ -9,6 +10,7 @@ from atefs.mount.direct.answers import Attributes
 from atefs.mount.direct.connection import connect
 from atefs.mount.direct.files import Files
 from atefs.mount.direct.folders import Folders
+from atefs.mount.direct.hints import StatHints
 from atefs.mount.direct.inode_flags import InodeFlags
 from atefs.mount.direct.names import Names
 from atefs.mount.direct.nodes import Nodes
@@ -32,12 +34,23 @@ class DirectAdapter:
         acl = "noacl" not in options
         in_kernel = acl and "default_permissions" in options  # with lists, the kernel sets that in any case
         self.prepare(acl=acl, acl_in_kernel=in_kernel)
-        self._session.attach(connect(mountpoint, options - {"noacl"}), Init.POSIX_ACL if in_kernel else Init(0))
+        self._session.attach(
+            connect(mountpoint, options - {"noacl", "shared"}),
+            Init.POSIX_ACL if in_kernel else Init(0),
+            Init.WRITEBACK_CACHE if "shared" in options else Init(0),
+        )
 
     def prepare(self, *, acl: bool, acl_in_kernel: bool) -> None:
         """Let the session know its handlers; as `Services` has it."""
         services = Services(
-            self._vault, self._committer, self._reaper, Attributes(), self._session.stale, acl, acl_in_kernel
+            self._vault,
+            self._committer,
+            self._reaper,
+            Attributes(),
+            StatHints(),
+            self._session.stale,
+            acl,
+            acl_in_kernel,
         )
         names = Names(services)
         parts = (names, Nodes(services), Files(services), Folders(services), InodeFlags(services))
@@ -52,6 +65,14 @@ class DirectAdapter:
 
     def detach(self) -> None:
         self._session.detach()
+
+    def outdate(self, attributes: Iterable[int], pages: Iterable[int], entries: Iterable[tuple[int, bytes]]) -> None:
+        for folder, name in entries:
+            self._session.renamed(folder, name)
+        for ino in pages:
+            self._session.changed(ino)
+        for ino in attributes:
+            self._session.stale(ino)
 
     @property
     def requests(self) -> int:

@@ -31,15 +31,17 @@ def connect(mountpoint: Path, options: frozenset[str]) -> int:
         if os.geteuid() == 0:
             return _mount(mountpoint, options | _ALWAYS)
         return _fusermount(mountpoint, options)
+    except PermissionError as error:
+        fix = "a container needs --cap-add SYS_ADMIN, and --security-opt apparmor=unconfined where there is AppArmor"
+        raise _refused(mountpoint, error.strerror or str(error), fix) from error
     except OSError as error:
         raise _refused(mountpoint, error.strerror or str(error)) from error
 
 
-def _refused(mountpoint: Path, reason: str) -> NoFuseError:
-    return NoFuseError(
-        f"the kernel refused to mount {mountpoint} ({reason}); the vault is closed and whole; "
-        "see what fuse says: fusermount3 -V; ls -l /dev/fuse"
-    )
+def _refused(
+    mountpoint: Path, reason: str, fix: str = "see what fuse says: fusermount3 -V; ls -l /dev/fuse"
+) -> NoFuseError:
+    return NoFuseError(f"the kernel refused to mount {mountpoint} ({reason}); the vault is closed and whole; {fix}")
 
 
 def _mount(mountpoint: Path, options: frozenset[str]) -> int:

@@ -62,6 +62,7 @@ class Files:
             Opcode.RELEASE: self.release,
             Opcode.FSYNC: self.fsync,
             Opcode.FSYNCDIR: self.fsync,
+            Opcode.SYNCFS: self.fsync,
             Opcode.TMPFILE: self.tmpfile,
             Opcode.FALLOCATE: self.fallocate,
             Opcode.COPY_FILE_RANGE: self.copy_file_range,

@@ -7,8 +7,10 @@ import itertools
 import os
 
 from atefs.mount.direct.protocol import (
+    ATTR,
     BODY,
     DIRENT,
+    ENTRY,
     FOPEN_CACHE_DIR,
     FOPEN_KEEP_CACHE,
     HANDLE_IN,
@@ -21,6 +23,7 @@ from atefs.mount.direct.services import Services
 from atefs.mount.listing import Listing
 
 _DOTS = (b".", b"..")
+_NO_ATTRIBUTES = bytes(ENTRY.size + ATTR.size)
 
 
 class Folders:
@@ -30,6 +33,7 @@ class Folders:
         self._vault = services.vault
         self._note_access = services.note_access
         self._entry = services.attributes.entry
+        self._hints = services.hints
         self._listings: dict[int, Listing] = {}
         self._numbers = itertools.count(1)
 
@@ -67,15 +71,24 @@ class Folders:
         return b"".join(parts)
 
     def readdirplus(self, request: Request) -> bytes:
+        """Names with attributes, or without where `StatHints` has it: then the inode number of the entry is 0."""
         listing, start, room = self._asked(request)
+        # That the kernel asks for attributes further on in a directory means that those before were used.
+        loading = start > 0 or self._hints.wanted()
         parts: list[bytes] = []
         known: list[int] = []
+        plainly = False
         for position, entry in enumerate(listing.entries[start:], start + 1):
             name = entry.name
             padding = -len(name) & 7
             room -= 128 + DIRENT.size + len(name) + padding
             if room < 0:
                 break
+            if not (loading or self._vault.is_at_hand(entry.ino)):
+                plainly = True
+                parts.append(_NO_ATTRIBUTES)
+                parts.append(DIRENT.pack(entry.ino, position, len(name), entry.type) + name + bytes(padding))
+                continue
             inode = listing.current(self._vault, entry)
             if inode is None:
                 continue
@@ -86,6 +99,8 @@ class Folders:
         for ino in known:
             self._vault.remember(ino)
         request.known = known
+        if plainly:
+            self._hints.listed_plainly(request.node)
         return b"".join(parts)
 
     def _asked(self, request: Request) -> tuple[Listing, int, int]:

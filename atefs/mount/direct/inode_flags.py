@@ -28,6 +28,7 @@ class InodeFlags:
     def __init__(self, services: Services) -> None:
         self._vault = services.vault
         self._touch = services.committer.touch
+        self._stale = services.stale
 
     def handlers(self) -> dict[int, Handler]:
         """By opcode."""
@@ -49,4 +50,5 @@ class InodeFlags:
             wanted = sum(ours for ours, theirs in _TRANSLATED if wanted & theirs)
         self._vault.set_flags(request.node, wanted)
         self._touch()
+        self._stale(request.node)  # ctime may have changed, which the kernel does not expect
         return _DONE

@@ -29,6 +29,7 @@ class Names:
         self._services = services
         self._vault = services.vault
         self._touch = services.committer.touch
+        self._plain = services.hints.plain
 
     def handlers(self) -> dict[int, Handler]:
         """By opcode."""
@@ -52,6 +53,8 @@ class Names:
             inode = self._vault.lookup(request.node, request.name())
         except NotFoundError:
             return NOWHERE
+        if request.node in self._plain:
+            self._services.hints.looked_up(request.node)
         return self._services.known(request, inode)
 
     def mknod(self, request: Request) -> bytes:

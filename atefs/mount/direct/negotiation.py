@@ -22,12 +22,16 @@ directory's default access control list takes the place of the umask, so that th
 asked for."""
 
 
+NOTHING = Init(0)
+
+
 class KernelTooOldError(UnsupportedError):
     """The kernel speaks an older protocol than the adapter."""
 
 
-def negotiate(data: bytes, more: Init) -> tuple[bytes, Init]:
-    """The answer to an INIT request, and what is agreed on from then on. more: what is wanted beside WANTED.
+def negotiate(data: bytes, more: Init, less: Init = NOTHING) -> tuple[bytes, Init]:
+    """The answer to an INIT request, and what is agreed on from then on. more, less: what is wanted beside WANTED, and
+    what of it is not.
 
     A kernel with a newer major version is told ours and asks again. Raises KernelTooOldError.
     """
@@ -39,7 +43,7 @@ def negotiate(data: bytes, more: Init) -> tuple[bytes, Init]:
             f"the kernel speaks FUSE {major}.{minor}, and {MAJOR}.{MINOR_MIN} is needed (Linux 5.4); nothing was "
             "changed; mount with: --driver pyfuse3"
         )
-    agreed = (WANTED | more) & Init(offered)
+    agreed = (WANTED | more) & ~less & Init(offered)
     log.debug("kernel protocol %d.%d, agreed on %s", major, minor, agreed)
     answer = INIT_OUT.pack(
         MAJOR, min(minor, MINOR), read_ahead, agreed, MAX_BACKGROUND, MAX_BACKGROUND * 3 // 4, MAX_WRITE, 1,

@@ -58,6 +58,7 @@ class Opcode(IntEnum):
     RENAME2 = 45
     LSEEK = 46
     COPY_FILE_RANGE = 47
+    SYNCFS = 50
     TMPFILE = 51
     STATX = 52
     COPY_FILE_RANGE_64 = 53
@@ -84,8 +85,8 @@ class Init(IntFlag):
     INIT_EXT = 1 << 30
 
 
-class Set(IntFlag):
-    """Which fields of a SETATTR request count (FATTR_…)."""
+class Set(IntEnum):
+    """Which fields of a SETATTR request count (FATTR_…). No IntFlag: testing a bit of one takes a microsecond."""
 
     MODE = 1 << 0
     UID = 1 << 1
@@ -184,8 +185,13 @@ DIRENT = struct.Struct("=QQII")
 """ino, offset of the next, namelen, type; then the name, padded with zeros to eight bytes"""
 
 NOTIFY_INVAL_INODE = 2
+NOTIFY_INVAL_ENTRY = 3
 INVAL_INODE = struct.Struct("=Qqq")
-"""node, offset (negative: attributes only), length"""
+"""node, offset (negative: attributes only), length (0: up to the end)"""
+INVAL_ENTRY = struct.Struct("=QII")
+"""node of the folder, namelen, flags; then the name with a NUL"""
+EXPIRE_ONLY = 1
+"""The name is looked up again, and whoever is there stays (Linux 6.2; before, the name goes)."""
 
 INTERRUPT_IN = struct.Struct("=Q")
 """unique of the request that is to end"""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from atefs.mount.committer import Committer
 from atefs.mount.direct.answers import Attributes
+from atefs.mount.direct.hints import StatHints
 from atefs.mount.direct.request import Later, Request
 from atefs.mount.reaper import Reaper
 from atefs.vault.inode import Caller, Inode
@@ -26,6 +27,7 @@ class Services(NamedTuple):
     committer: Committer
     reaper: Reaper
     attributes: Attributes
+    hints: StatHints
     stale: Callable[[int], None]
     acl: bool
     acl_in_kernel: bool

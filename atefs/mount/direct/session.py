@@ -15,13 +15,16 @@ from time import perf_counter
 
 import trio
 
-from atedb.errors import NotResident
+from atedb.errors import Absent, NotResident
 from atefs.mount import errnos
-from atefs.mount.direct.negotiation import MAX_WRITE, KernelTooOldError, negotiate
+from atefs.mount.direct.negotiation import MAX_WRITE, NOTHING, KernelTooOldError, negotiate
 from atefs.mount.direct.protocol import (
     BODY,
+    EXPIRE_ONLY,
     INTERRUPT_IN,
+    INVAL_ENTRY,
     INVAL_INODE,
+    NOTIFY_INVAL_ENTRY,
     NOTIFY_INVAL_INODE,
     OUT_HEADER,
     Init,
@@ -38,6 +41,8 @@ FETCHES_MAX = 3
 SLOW_MAX = 128
 _GONE = frozenset((errno.ENODEV, errno.EBADF))
 _WITHDRAWN = frozenset((errno.ENOENT, errno.EINTR))
+_UNKNOWN = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EINTR))
+"""Why a notice is of no use: the kernel does not know the inode or the name, so that it has nothing to forget."""
 
 
 class Session(Waiting):
@@ -52,7 +57,7 @@ class Session(Waiting):
         }
         self._forget: Callable[[int, int], None]
         self._fd = -1
-        self._wanted = Init(0)
+        self._wanted = self._unwanted = NOTHING
         self._slow: dict[int, trio.CancelScope] = {}
         self._less = trio.Event()
         self._scope = trio.CancelScope()
@@ -63,10 +68,10 @@ class Session(Waiting):
         self._handlers.update(handlers)
         self._forget = forget
 
-    def attach(self, fd: int, wanted: Init) -> None:
-        """Take over the kernel's descriptor. wanted: to be agreed on beside what always is."""
+    def attach(self, fd: int, wanted: Init, unwanted: Init = NOTHING) -> None:
+        """Take over the kernel's descriptor. wanted, unwanted: to be agreed on beside what always is, and not."""
         self._fd = fd
-        self._wanted = wanted
+        self._wanted, self._unwanted = wanted, unwanted
         self._watch(fd)
 
     def stop(self) -> None:
@@ -74,9 +79,15 @@ class Session(Waiting):
         self._scope.cancel()
 
     def detach(self) -> None:
-        """Give up the connection: the kernel then refuses every request that is left."""
+        """Give up the connection: the kernel then refuses every request that is left.
+
+        The descriptor's number stays taken: a thread may be about to write a notice to it (`changed`, `renamed`), and
+        must not find another file there.
+        """
         if self._fd >= 0:
-            os.close(self._fd)
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(null, self._fd, inheritable=False)
+            os.close(null)
             self._fd = -1
 
     async def serve(self) -> None:
@@ -94,6 +105,7 @@ class Session(Waiting):
                 data = read(fd, BUFFER)
             except BlockingIOError:
                 yield_at = await self._wait()
+                await self.opened()
                 continue
             except OSError as error:
                 if error.errno in _GONE:
@@ -107,10 +119,12 @@ class Session(Waiting):
             answer(data)
             if perf_counter() >= yield_at:
                 await trio.lowlevel.checkpoint()
+                await self.opened()
                 yield_at = perf_counter() + YIELD
             if len(self._slow) >= SLOW_MAX:
                 self._less = trio.Event()
                 await self._less.wait()
+                await self.opened()
 
     async def _wait(self) -> float:
         """Return when there may be a request; the time at which other tasks must have their turn."""
@@ -123,12 +137,25 @@ class Session(Waiting):
 
     def stale(self, ino: int) -> None:
         """Tell the kernel that the attributes of an inode, if it has any, are out of date."""
-        length = OUT_HEADER.size + INVAL_INODE.size
+        self._notify(NOTIFY_INVAL_INODE, INVAL_INODE.pack(ino, -1, 0))
+
+    def changed(self, ino: int) -> None:
+        """As `stale`, and so is all content. In a thread only: the kernel waits for reads that are under way."""
+        self._notify(NOTIFY_INVAL_INODE, INVAL_INODE.pack(ino, 0, 0))
+
+    def renamed(self, folder: int, name: bytes) -> None:
+        """Tell the kernel that what it knows of a name, that there is none included, is out of date.
+
+        In a thread only: the kernel waits for whoever changes the folder, and they wait for answers.
+        """
+        self._notify(NOTIFY_INVAL_ENTRY, INVAL_ENTRY.pack(folder, len(name), EXPIRE_ONLY) + name + b"\0")
+
+    def _notify(self, what: int, payload: bytes) -> None:
         try:
-            os.write(self._fd, OUT_HEADER.pack(length, NOTIFY_INVAL_INODE, 0) + INVAL_INODE.pack(ino, -1, 0))
+            os.write(self._fd, OUT_HEADER.pack(OUT_HEADER.size + len(payload), what, 0) + payload)
         except OSError as error:
-            if error.errno not in _GONE and error.errno not in _WITHDRAWN:
-                log.error("the kernel did not take that inode %d has changed: %s", ino, error)
+            if error.errno not in _GONE and error.errno not in _UNKNOWN:
+                log.error("the kernel did not take that something has changed: %s", error)
 
     # -- one request
 
@@ -191,11 +218,12 @@ class Session(Waiting):
                     return reason.done
             else:
                 assert isinstance(reason, NotResident)
-                fetches += 1
-                if fetches > FETCHES_MAX:
+                fetches += not isinstance(reason, Absent)
+                if fetches > FETCHES_MAX and not isinstance(reason, Absent):
                     reason.fetch()  # memory is so short that what was fetched is gone before it is used
                 else:
                     await self.in_thread(reason.fetch, abandon=True)
+            await self.opened()
             try:
                 return handler(request)
             except (NotResident, Later) as newer:
@@ -226,7 +254,7 @@ class Session(Waiting):
 
     def _init(self, request: Request) -> bytes | None:
         try:
-            payload, _ = negotiate(request.data, self._wanted)
+            payload, _ = negotiate(request.data, self._wanted, self._unwanted)
         except KernelTooOldError as error:
             log.error("%s", error)
             self._refuse(request, errno.EPROTO)

@@ -66,8 +66,8 @@ class FakeReaper:
 class Kernel:
     """Sends requests and reads answers, in whatever order they come."""
 
-    def __init__(self) -> None:
-        self.vault = Vault.make(MemoryChain())
+    def __init__(self, vault: Vault | None = None) -> None:
+        self.vault = vault or Vault.make(MemoryChain())
         self.committer = FakeCommitter()
         self.session = Session()
         self.adapter = DirectAdapter(self.vault, cast(Any, self.committer), cast(Any, FakeReaper()), self.session)

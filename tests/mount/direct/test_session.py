@@ -34,6 +34,7 @@ from atefs.vault.vault import Vault
 from tests.mount.direct.kernel import Kernel
 
 ROOT = 1
+SYNCING = (Opcode.FSYNC, Opcode.FSYNCDIR, Opcode.SYNCFS)
 
 
 def write_in(offset: int, data: bytes, size: int | None = None) -> bytes:
@@ -166,13 +167,14 @@ def test_a_writer_waits_for_room_while_others_are_answered() -> None:
     trio.run(main)
 
 
-def test_fsync_is_answered_on_the_spot_or_when_its_barrier_has_returned() -> None:
+@pytest.mark.parametrize("opcode", SYNCING)
+def test_fsync_is_answered_on_the_spot_or_when_its_barrier_has_returned(opcode: Opcode) -> None:
     async def main() -> None:
         async with Kernel().served() as kernel:
-            await kernel.get(Opcode.FSYNC, ROOT, bytes(16))
+            await kernel.get(opcode, ROOT, bytes(16))
             assert kernel.committer.syncs == 1
             kernel.committer.quick = False
-            waiting = kernel.send(Opcode.FSYNC, ROOT, bytes(16))
+            waiting = kernel.send(opcode, ROOT, bytes(16))
             await kernel.get(Opcode.GETATTR, ROOT, bytes(16))
             assert not kernel.unanswered()
             kernel.committer.go.set()
@@ -268,7 +270,7 @@ def test_serving_ends_with_the_connection_and_when_it_is_told_to() -> None:
 @given(
     requests=st.lists(
         st.tuples(
-            st.sampled_from([code for code in Opcode if code not in (Opcode.INIT, Opcode.FSYNC, Opcode.FSYNCDIR)]),
+            st.sampled_from([code for code in Opcode if code not in (Opcode.INIT, *SYNCING)]),
             st.integers(0, 4), st.binary(max_size=160),
         ),
         min_size=1, max_size=12,

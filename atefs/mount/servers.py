@@ -1,0 +1,71 @@
+"""The servers that this user knows, and which of them a store follows.
+
+Known servers have a line each: the address, a space, and the fingerprint of the server's key in hexadecimal, pinned
+when it is first spoken to. Whoever runs a server knows its fingerprint; a line may also be written by hand before. A
+store that follows a server says in its file `server` which chain there it is a replica of.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from atedb.chain.disk import RealDisk
+from atedb.errors import DamagedError
+from atedb.net.url import ServerUrl, UrlError
+from atefs.mount import places
+
+SERVER = "server"
+_LINE = re.compile(r"(\S+) ([0-9a-f]{64})")
+
+
+def servers_file() -> Path:
+    """Where they are kept."""
+    return places.config_home() / "servers"
+
+
+def known_servers() -> dict[str, bytes]:
+    """Address ("ws://host:port") -> fingerprint. Raises DamagedError for a line that is neither that nor a comment."""
+    path = servers_file()
+    if not path.exists():
+        return {}
+    known = {}
+    for number, line in enumerate(RealDisk().read_bytes(path).decode("utf-8", "replace").splitlines(), 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        match = _LINE.fullmatch(text)
+        if match is None:
+            raise DamagedError(f"{path}, line {number}, is no server and its fingerprint; nothing was sent; mend it")
+        known[match[1]] = bytes.fromhex(match[2])
+    return known
+
+
+def pin(server: str, fingerprint: bytes) -> None:
+    """Know a server from now on. Nothing changes when it is known already, whatever its fingerprint was."""
+    if server in known_servers():
+        return
+    path = servers_file()
+    places.private_folder(path.parent)
+    before = RealDisk().read_bytes(path) if path.exists() else b""
+    if before and not before.endswith(b"\n"):
+        before += b"\n"
+    RealDisk().replace(path, before + f"{server} {fingerprint.hex()}\n".encode())
+
+
+def attach(store: Path, url: ServerUrl) -> None:
+    """The store follows the chain at `url` from now on."""
+    RealDisk().replace(store / SERVER, f"{url}\n".encode())
+
+
+def attached(store: Path) -> ServerUrl | None:
+    """What the store follows; None for a local vault. Raises DamagedError."""
+    path = store / SERVER
+    if not path.exists():
+        return None
+    try:
+        return ServerUrl.parse(RealDisk().read_bytes(path).decode("utf-8", "replace").strip())
+    except UrlError:
+        raise DamagedError(
+            f"{path} is not what was written; the vault is whole; say where its server is: atefs mount MOUNTPOINT URL"
+        ) from None

@@ -1,0 +1,129 @@
+"""What the session does because others change the vault, too: it pauses, tells the kernel, and waits for a server."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+import trio
+
+from atedb.errors import Absent, UnreachableError
+from atefs.mount.direct.negotiation import NOTHING
+from atefs.mount.direct.protocol import (
+    INVAL_ENTRY,
+    INVAL_INODE,
+    NOTIFY_INVAL_ENTRY,
+    NOTIFY_INVAL_INODE,
+    Opcode,
+)
+from atefs.mount.direct.session import FETCHES_MAX, Session
+from tests.mount.direct.kernel import Answer, Kernel
+
+ROOT = 1
+
+
+async def notice(kernel: Kernel) -> Answer:
+    """The next notice: its kind is where an answer has its error."""
+    return await kernel.answer(0)
+
+
+def test_while_the_vault_is_closed_no_request_is_answered_and_all_are_afterwards() -> None:
+    async def main() -> None:
+        async with Kernel().served() as kernel:
+            with kernel.session.closed():
+                first = kernel.send(Opcode.GETATTR, ROOT)
+                with pytest.raises(trio.TooSlowError):
+                    await kernel.answer(first, 0.1)
+                second = kernel.send(Opcode.GETATTR, ROOT)
+            assert (await kernel.answer(first)).error == (await kernel.answer(second)).error == 0
+            assert kernel.unanswered() == []
+
+    trio.run(main)
+
+
+def test_a_request_that_waited_is_not_tried_again_before_the_vault_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        kernel = Kernel()
+        asked: list[bool] = []
+        closed = False
+        fetched = threading.Event()
+        real = kernel.vault.getattr
+
+        def getattr_(ino: int) -> object:
+            asked.append(closed)
+            if len(asked) == 1:
+                raise Absent(lambda: bool(fetched.wait(10)))  # type: ignore[arg-type]
+            return real(ino)
+
+        monkeypatch.setattr(kernel.vault, "getattr", getattr_)
+        async with kernel.served():
+            unique = kernel.send(Opcode.GETATTR, ROOT)
+            await trio.sleep(0.05)
+            with kernel.session.closed():
+                closed = True
+                fetched.set()
+                await trio.sleep(0.1)
+                closed = False
+            assert (await kernel.answer(unique)).error == 0
+        assert asked == [False, False]
+
+    trio.run(main)
+
+
+def test_content_of_a_server_is_always_fetched_by_a_thread_however_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        kernel = Kernel()
+        threads: list[int] = []
+        real = kernel.vault.getattr
+
+        def fetch() -> None:
+            threads.append(threading.get_ident())
+            if len(threads) > 3 * FETCHES_MAX:
+                raise UnreachableError("gone")
+
+        def getattr_(ino: int) -> object:
+            if len(threads) < 2 * FETCHES_MAX:
+                raise Absent(fetch)
+            return real(ino)
+
+        monkeypatch.setattr(kernel.vault, "getattr", getattr_)
+        async with kernel.served():
+            await kernel.get(Opcode.GETATTR, ROOT)
+        assert len(threads) == 2 * FETCHES_MAX
+        assert threading.get_ident() not in threads
+
+    trio.run(main)
+
+
+def test_the_kernel_is_told_of_attributes_content_and_names() -> None:
+    async def main() -> None:
+        async with Kernel().served() as kernel:
+            kernel.adapter.outdate([5], [6], [(7, b"name")])
+            told = await notice(kernel)
+            assert -told.error == NOTIFY_INVAL_ENTRY
+            folder, length, _ = INVAL_ENTRY.unpack_from(told.payload)
+            assert (folder, length, told.payload[INVAL_ENTRY.size :]) == (7, 4, b"name\0")
+            told = await notice(kernel)
+            assert (-told.error, INVAL_INODE.unpack(told.payload)) == (NOTIFY_INVAL_INODE, (6, 0, 0))
+            told = await notice(kernel)
+            assert INVAL_INODE.unpack(told.payload) == (5, -1, 0)
+
+    trio.run(main)
+
+
+def test_a_notice_after_the_end_reaches_no_other_file() -> None:
+    """A thread may have read the descriptor's number just before the connection was given up."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    session = Session()
+    session.attach(theirs, NOTHING)
+    session.detach()
+    opened = os.open(os.devnull, os.O_RDONLY)
+    try:
+        assert opened != theirs  # the number is not given to anybody else
+        assert os.readlink(f"/proc/self/fd/{theirs}") == os.devnull
+        session.renamed(1, b"name")
+    finally:
+        os.close(opened)
+        os.close(theirs)
