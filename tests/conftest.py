@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import resource
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from hypothesis import settings
 
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")
+
+DESCRIPTORS = 1024
+"""What systems give a process at first: so a descriptor that somebody forgets to close is noticed anywhere."""
 
 _FOLDERS = {
     "HOME": "",
@@ -28,6 +32,8 @@ _FOLDERS = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, most))
     for line in (
         "long: takes minutes; left out of `make test`, run by `make test-long`",
         "needs(*things): fails, and says why, where a thing is missing: 'fuse', 'root' or the name of a program",

@@ -93,7 +93,9 @@ def translated(error: OSError, what: str) -> Exception:
 
 
 class RealFile:
-    """A file of the operating system."""
+    """A file of the operating system. Closed by `close`, or when the last who may still read from it lets go of it."""
+
+    _fd = -1
 
     def __init__(self, path: Path, flags: int) -> None:
         self.path = path
@@ -171,7 +173,11 @@ class RealFile:
         return os.fstat(self._fd).st_size
 
     def close(self) -> None:
-        os.close(self._fd)
+        opened, self._fd = self._fd, -1  # its number may be another file's from here on
+        if opened >= 0:
+            os.close(opened)
+
+    __del__ = close
 
 
 class RealDisk:

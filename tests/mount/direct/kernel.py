@@ -74,7 +74,8 @@ class Kernel:
         self.adapter.prepare(acl=True, acl_in_kernel=True)
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.setblocking(False)
-        self.session.attach(theirs.detach(), Init.POSIX_ACL)
+        self._theirs = theirs.detach()
+        self.session.attach(self._theirs, Init.POSIX_ACL)
         self._unique = 0
         self._early: dict[int, Answer] = {}
 
@@ -87,6 +88,7 @@ class Kernel:
             yield self
             self._ours.close()
         self.session.detach()
+        os.close(self._theirs)  # which the session keeps taken to the end of its process
 
     def send(self, opcode: int, node: int, body: bytes = b"") -> int:
         """Send a request; its number."""
