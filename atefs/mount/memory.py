@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
+from collections.abc import Callable
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 _GC_THRESHOLD = (100_000, 50, 100)
-_SPARE = 256 << 20
+_SPARE = 128 << 20
+"""Bytes of memory that may lie about unused. Small things that live long split what large ones left, so that without
+a bound it would grow with what was ever written."""
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 _libc = ctypes.CDLL(None)
 
@@ -31,6 +36,32 @@ def reuse_freed_memory() -> None:
 def give_back() -> None:
     """Return to the system what is not in use (man 3 malloc_trim)."""
     _libc.malloc_trim(0)
+
+
+def resident() -> int:
+    """Bytes of memory that this process has of the system (man 5 proc, statm), without what is mapped from files."""
+    with open("/proc/self/statm", "rb", buffering=0) as file:
+        _, pages, shared, *_ = file.read().split()
+    return (int(pages) - int(shared)) * _PAGE
+
+
+class Bound:
+    """Gives memory back once much more of it is held than was in use when it was given back last."""
+
+    def __init__(self, held: Callable[[], int] = resident, give_back: Callable[[], None] = give_back) -> None:
+        self._held = held
+        self._give_back = give_back
+        self._limit = held() + _SPARE
+
+    def keep(self) -> None:
+        """Look, which takes some microseconds, and give back what is over the bound."""
+        if self._held() > self._limit:
+            self.lower()
+
+    def lower(self) -> None:
+        """Give back all that is not in use."""
+        self._give_back()
+        self._limit = self._held() + _SPARE
 
 
 def calm_collector() -> None:
