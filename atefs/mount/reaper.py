@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import trio
 
@@ -28,6 +30,10 @@ class Reaper:
         self._loop = loop
         self._told = trio.Event()
         self._told.set()
+        vault.when_left(self.tell)
+        self._shrunk: set[int] = set()
+        self.outdate: Callable[[Iterable[int]], None] = lambda _inodes: None
+        """Has the kernel forget attributes: of files that take less room than it was told. Called in a thread."""
 
     def tell(self) -> None:
         """Something was deleted or let go of."""
@@ -45,12 +51,15 @@ class Reaper:
                     await trio.sleep(0)
             except AteError as error:
                 log.warning("deletion is put off: %s", error)
+            if self._shrunk:
+                shrunk, self._shrunk = self._shrunk, set()
+                await self._loop.in_thread(partial(self.outdate, shrunk), abandon=True)
 
     async def _step(self) -> bool:
         while True:
             await self._loop.opened()
             try:
-                more = self._vault.reap(STEP)
+                more = self._vault.reap(STEP, self._shrunk.add)
             except NotResident as absent:
                 await self._loop.in_thread(absent.fetch)
             else:

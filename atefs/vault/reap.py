@@ -39,14 +39,21 @@ class Reaper:
         self._truncation = truncation
         self._queue: deque[int] = deque()
         self._scanned = False
+        self._told: Callable[[], None] = lambda: None
+
+    def when_left(self, told: Callable[[], None]) -> None:
+        """Have `told` called whenever something is left for `reap`. It must not call the vault."""
+        self._told = self._shared.told = told
 
     def look_again(self) -> None:
         """The set of orphans may have got some that were not made here."""
         self._scanned = False
+        self._told()
 
     def add(self, ino: int) -> None:
         """This inode has doomed regions."""
         self._queue.append(ino)
+        self._told()
 
     def dispose(self, inode: Inode) -> None:
         """The inode has no name and no user: delete it, at once where that is small."""
@@ -55,8 +62,16 @@ class Reaper:
         else:
             self._inodes.remove(inode)
 
-    def reap(self, max_events: int) -> bool:
-        """Delete up to about `max_events` objects (always at least one region's). True: there is more to do."""
+    def let_go(self, inode: Inode) -> None:
+        """`dispose`, where no request changes anything: so that it is committed, the one who calls `reap` is told."""
+        self.dispose(inode)
+        self._told()
+
+    def reap(self, max_events: int, shrunk: Callable[[int], None]) -> bool:
+        """Delete up to about `max_events` objects (always at least one region's). True: there is more to do.
+
+        shrunk: called with the number of each inode that takes less room now and has a name still.
+        """
         if not self._scanned:
             rows = self._objects.members(orphans_group(self._objects.log))
             self._queue.extend(decode_orphan(value) for value in rows.values())
@@ -70,7 +85,10 @@ class Reaper:
             if self._kept_elsewhere(inode):
                 self._queue.popleft()
                 continue
+            blocks = inode.blocks
             max_events -= self._work_on(inode, max_events)
+            if inode.blocks != blocks and inode.nlink:
+                shrunk(inode.ino)
             if self._done(inode):
                 self._queue.popleft()
         return self._take_freed()

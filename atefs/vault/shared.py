@@ -6,7 +6,7 @@ file (`Base`), or a map with blocks of that region in it. Regions without users 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from atedb.errors import DamagedError
 from atefs.errors import StaleError
@@ -22,10 +22,14 @@ Region = tuple[int, int]
 
 
 class Shared:
-    """Finds shared content, makes it, and counts its users. freed: what may have regions without users now."""
+    """Finds shared content, makes it, and counts its users.
+
+    freed: what may have regions without users now. told: called when something was added to that.
+    """
 
     def __init__(self, inodes: Inodes, numbers: Numbers) -> None:
         self.freed: set[int] = set()
+        self.told: Callable[[], None] = lambda: None
         self._inodes = inodes
         self._numbers = numbers
         self._held: dict[int, Inode] = {}
@@ -103,6 +107,7 @@ class Shared:
         self._inodes.touch(content)
         if step < 0:
             self.freed.add(number)
+            self.told()
 
 
 def lenders(found: RegionMap) -> set[Region]:

@@ -363,7 +363,7 @@ class Vault:
             inode = self._inodes.get(ino)
             self._inodes.nameless.discard(ino)
             references.pop(ino, None)
-            self._reaper.dispose(inode)
+            self._reaper.let_go(inode)
         else:
             references.pop(ino, None)
 
@@ -418,9 +418,16 @@ class Vault:
         self._space.commit_done()
         return self._refresh.forget(touched)
 
-    def reap(self, max_events: int = 1024) -> bool:
-        """One bounded step of deferred deletion, to be committed like any change. True: there is more to do."""
-        return self._reaper.reap(max_events)
+    def when_left(self, told: Callable[[], None]) -> None:
+        """Have `told` called whenever a call has left something for `reap`. It must not call the vault."""
+        self._reaper.when_left(told)
+
+    def reap(self, max_events: int = 1024, shrunk: Callable[[int], None] = lambda _ino: None) -> bool:
+        """One bounded step of deferred deletion, to be committed like any change. True: there is more to do.
+
+        shrunk: called with the number of each inode whose st_blocks are less now.
+        """
+        return self._reaper.reap(max_events, shrunk)
 
 
 def _refuse_content(inode: Inode) -> None:

@@ -82,3 +82,60 @@ def test_an_emptied_big_file_can_be_small_again_while_it_is_reaped(bench: Bench,
 def test_nothing_to_reap_asks_the_chain_once(bench: Bench) -> None:
     assert [bench.vault.reap() for _ in range(3)] == [False] * 3
     assert bench.committed() == []
+
+
+@pytest.mark.parametrize("how", ["unlink", "truncate", "rename over", "forget", "punch"])
+def test_whoever_reaps_is_told_when_something_is_left_to_be_deleted(bench: Bench, big: int, how: str) -> None:
+    vault, told = bench.vault, list[str]()
+    vault.when_left(lambda: told.append(how))
+    bench.file(b"other")
+    if how == "forget":
+        vault.remember(big)
+        vault.unlink(1, b"f")
+    assert not told
+    match how:
+        case "unlink":
+            vault.unlink(1, b"f")
+        case "truncate":
+            vault.setattr(big, Attributes(size=10))
+        case "rename over":
+            vault.rename(1, b"other", 1, b"f")
+        case "forget":
+            vault.forget(big)
+        case "punch":
+            vault.punch_hole(big, 0, REGIONS * REGION)
+    assert told
+    while vault.reap():
+        pass
+
+
+def test_a_file_that_takes_less_room_after_a_step_is_named(bench: Bench, big: int) -> None:
+    bench.vault.setattr(big, Attributes(size=10))
+    bench.committed()
+    before, named = bench.vault.getattr(big).blocks, set[int]()
+    while bench.vault.reap(10, named.add):
+        pass
+    assert named == {big}
+    assert bench.vault.getattr(big).blocks < before
+
+
+def test_one_without_a_name_is_not(bench: Bench, big: int) -> None:
+    named = set[int]()
+    bench.vault.unlink(1, b"f")
+    while bench.vault.reap(10, named.add):
+        pass
+    assert not named
+
+
+def test_that_a_deleted_file_was_let_go_of_is_told_also_when_nothing_is_left_to_reap(quick: Bench) -> None:
+    """No request changes anything then, so that nobody else would see to its being committed."""
+    file = quick.file(data=b"small")
+    quick.vault.remember(file)
+    quick.vault.unlink(1, b"f")
+    quick.committed()
+    told: list[int] = []
+    quick.vault.when_left(lambda: told.append(1))
+    quick.vault.forget(file)
+    assert told
+    assert quick.vault.dirty_objects
+    assert not quick.vault.reap()
