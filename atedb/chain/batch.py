@@ -122,6 +122,10 @@ class Sealer:
         self._helper: ThreadPoolExecutor | None = None
         self._next: _BatchKey | None = None
 
+    def sign(self, statement: bytes) -> bytes:
+        """See `Chain.sign`."""
+        return self._device.sign(statement)
+
     def make_ready(self) -> None:
         """Make the key of the next batch, where there is time for it."""
         if self._next is None:

@@ -162,8 +162,9 @@ class BlobCache:
         if self._used is None:
             found = [
                 (entry.stat().st_mtime, _parse(entry.name), _size(entry.stat().st_size))
-                for shard in range(_SHARDS)
-                for entry in _entries(self.folder / f"{shard:02x}")
+                for shard in _entries(self.folder)
+                if shard.name != _PINNED
+                for entry in _entries(self.folder / shard.name)
             ]
             self._used = OrderedDict((wanted, size) for _, wanted, size in sorted(found))
             self._bytes = sum(self._used.values())

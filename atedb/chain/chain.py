@@ -247,6 +247,12 @@ class Chain:
         self._flight = Batch(changes, versions, replaced, place)
         return self._flight
 
+    def sign(self, statement: bytes) -> bytes:
+        """This device's signature over what is no batch: a text that says what it is for, so that it is longer than the
+        hash that stands for a batch. Only where `device` is not empty."""
+        assert len(statement) > 32
+        return self._sealer.sign(statement)
+
     def make_ready(self) -> None:
         """Do what the next commit can find done: to be called when there is time, and no commit is under way."""
         self._sealer.make_ready()

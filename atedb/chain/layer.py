@@ -13,8 +13,8 @@ from typing import NamedTuple
 from atedb.chain.apply import install
 from atedb.chain.event import Term
 from atedb.chain.format import TOMBSTONE
-from atedb.chain.record import unpack_record
-from atedb.chain.view import Checkpoint, Overlay, View, ViewState
+from atedb.chain.record import pack_record, unpack_record
+from atedb.chain.view import Checkpoint, Overlay, SegmentUse, View, ViewState
 from atedb.crypto.sethash import SetHash
 
 MAX_ROWS = 200_000
@@ -137,6 +137,27 @@ class Layer:
     def rest_on(self, below: View) -> None:
         """Lie over another view, which shows the state that the one below shows."""
         self.below = below
+
+    def move(self, segment: int, to: int, by: int) -> None:
+        """What its batches have in `segment` lies in the segment `to` now, `by` bytes further on."""
+        for rows in (self._rows, *(batch.rows for batch in self._batches)):
+            for key, row in rows.records.items():
+                record = unpack_record(row)
+                if record.segment == segment:
+                    rows.records[key] = pack_record(*record._replace(segment=to, offset=record.offset + by))
+        self._batches = deque(
+            batch._replace(mark=batch.mark._replace(segment=to, offset=batch.mark.offset + by))
+            if batch.mark.segment == segment
+            else batch
+            for batch in self._batches
+        )
+        state = self.state
+        if state.segment == segment:
+            state.segment, state.offset = to, state.offset + by
+        moved = state.segments.pop(segment, None)
+        if moved is not None:
+            use = state.segments.setdefault(to, SegmentUse(0, 0))
+            use.live, use.total = use.live + moved.live, use.total + moved.total
 
     # -- checkpoints
 

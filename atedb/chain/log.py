@@ -19,6 +19,8 @@ from atedb.errors import AteError, DamagedError
 FOLDER = "segments"
 SEGMENT_TARGET = 256 << 20
 MAX_OPEN = 64
+JOIN_MOST = 8 << 20
+"""Bytes that are worth writing a second time, so that they need no segment of their own."""
 
 # Space written as zeros ahead of the log's end: a barrier then flushes data only, and the filesystem's journal is
 # left alone. It doubles every time it is used up by small synced appends, and is not used by large ones.
@@ -62,7 +64,7 @@ class Log:
     def create(cls, disk: Disk, store: Path, chain_id: bytes) -> Log:
         """A log with one empty segment."""
         disk.make_folder(store / FOLDER)
-        _new_segment(disk, store, SegmentHeader(1, chain_id, 1, bytes(32)))
+        _new_segment(disk, store, SegmentHeader(1, chain_id, 1, bytes(32))).close()
         manifest = Manifest(FORMAT_VERSION, chain_id.hex(), 1, [])
         manifest.save(disk, store)
         return cls(disk, store, manifest, end=SEGMENT_HEADER_SIZE)
@@ -84,6 +86,42 @@ class Log:
         self._active.sync()
         self._published = True
         self._save(self.manifest)
+
+    @property
+    def joinable(self) -> bool:
+        """Whether `join` is worth it: all is short and in one segment then, for which the one before has room."""
+        length = self.end - SEGMENT_HEADER_SIZE
+        before = self.manifest.sealed[-1] if self.manifest.sealed else None
+        return before is not None and length <= JOIN_MOST and before.length + length <= SEGMENT_TARGET
+
+    def join(self, old: Log) -> int:
+        """Move the active segment's frames behind those of the segment before it, which is the active one again.
+
+        old: the log in which it is the active one, with another end: what is zeroed behind that stays so. Returns by
+        how many bytes the frames have moved. Durable and all at once: until the manifest says so, what is written
+        behind the other segment's end does not count. The file of the segment that was active is left to be removed.
+        Raises StorageError, NoSpaceError: all is as before then, unless the manifest was replaced.
+        """
+        *kept, before = self.manifest.sealed
+        moved = before.length - SEGMENT_HEADER_SIZE
+        file = self._disk.open(segment_path(self._store, before.number), writable=True)
+        try:
+            frames = self._active.read(self.end - SEGMENT_HEADER_SIZE, SEGMENT_HEADER_SIZE)
+            end = self.end + moved
+            zeroed = max(end, old._zeroed)
+            file.write([frames, bytes(max(0, old.end - end))], before.length)
+            file.truncate(zeroed)
+            file.sync()
+            manifest = Manifest(self.manifest.format, self.manifest.chain, before.number, kept)
+            self._save(manifest)
+        except AteError:
+            file.close()
+            raise
+        with self._writing, self._opening:  # files that some thread may still be reading close when it lets go of them
+            self._sealed.pop(before.number, None)
+            self._active, self.manifest = file, manifest
+            self.end, self._zeroed, self._zero_ahead = end, zeroed, old._zero_ahead
+        return moved
 
     def append(self, frame: Sequence[Buffer], length: int) -> tuple[int, int]:
         """Write one frame at the end; (segment, offset). On an error nothing of it remains.
@@ -192,7 +230,7 @@ class Log:
                 file = self._disk.open(segment_path(self._store, segment))
                 self._sealed[segment] = file
                 if len(self._sealed) > MAX_OPEN:
-                    self._sealed.popitem(last=False)[1].close()
+                    self._sealed.popitem(last=False)  # a thread may be reading from it: it is closed after that
             else:
                 self._sealed.move_to_end(segment)
             return file

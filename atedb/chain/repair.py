@@ -69,8 +69,9 @@ def repair(
             if found.damage and load_remote(disk, store) is not None:
                 raise UnsupportedError(
                     f"the log in {store} is damaged and cannot be mended by itself, for the server would not know it "
-                    "any more; nothing was changed; move the folder away and mount the chain again: all that the "
-                    "server has comes from there, and what was not sent yet stays in the folder"
+                    "any more; nothing was changed; move the folder away and mount the chain again, with "
+                    "--accept-rollback: all that the server has comes from there, and what was not sent yet stays in "
+                    "the folder"
                 )
             if found.damage:
                 report = work.rewrite(found, describe, progress)

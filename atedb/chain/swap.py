@@ -3,6 +3,10 @@
 In this order: the note `remote` says that a rebase is under way and which segments are its work; the segments are
 written and synced; the manifest that names them replaces the old one, and that is the instant; the old end is removed;
 the note says that all is done. Opening the chain goes on wherever this was interrupted.
+
+So that segments do not pile up, what is short is then written a second time, over the old end, which nobody needs any
+more: behind the batches that it follows, in their segment. Another manifest makes that count; the segment that was the
+work is removed instead.
 """
 
 from __future__ import annotations
@@ -69,6 +73,8 @@ class Swap:
         replay = chain.replay(fresh, live_set(chain, fresh))
         longer = manifest.sealed[-1].number if manifest.sealed else 0
         Recovery(chain._disk, chain.store, manifest, fresh, replay, longer=longer).run(None, None)
+        if longer:  # where the draft begins may not be where it stays
+            fresh.state.segment, fresh.state.offset = self._start.segment, self._start.offset
         return fresh
 
     def publish(self) -> None:
@@ -84,11 +90,12 @@ class Swap:
         try:
             self._log.publish()
         except AteError as error:
-            if load_manifest(chain._disk, chain.store) == self._old:
+            if self._is_in_force(self._old):
                 self._published = False
             else:
                 chain.failed = error  # only the next opening can tell
             raise
+        self._join(self._log)
         chain.change_log(self._log)
         try:
             self._take_over()
@@ -99,10 +106,34 @@ class Swap:
         work.layer.rest_on(chain._base)
         self._note.acked = tail
         chain.restart(work.layer, work.live, work.statements())
+        if chain.failed is not None:
+            raise chain.failed
         try:
             self._note.clean(chain.durable)
         except AteError as error:
             logger.warning("what was rebased could not be removed yet: %s", error)
+
+    def _join(self, log: Log) -> None:
+        """Behind what it follows, if it is short; a store in which that fails has a segment more."""
+        if self._start.segment != self._old.active or not log.joinable:
+            return
+        published = log.manifest
+        try:
+            moved = log.join(self._chain._log)
+        except AteError as error:
+            if self._is_in_force(published):
+                logger.warning("what was rebased stays in a segment of its own: %s", error)
+            else:
+                self._chain.failed = error  # only the next opening can tell
+            return
+        for layer in (self.work.below, self.work.layer):
+            layer.move(published.active, log.manifest.active, moved)
+
+    def _is_in_force(self, manifest: Manifest) -> bool:
+        try:
+            return load_manifest(self._chain._disk, self._chain.store) == manifest
+        except AteError:
+            return False
 
     def _take_over(self) -> None:
         """A view that was made anew takes the old one's place, too."""

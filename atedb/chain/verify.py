@@ -20,8 +20,10 @@ from atedb.chain.header import load_header, verify_root
 from atedb.chain.heads import RememberedHeads, rolled_back
 from atedb.chain.lock import holder
 from atedb.chain.log import segment_path
+from atedb.chain.manifest import NAME as MANIFEST
 from atedb.chain.manifest import Manifest, SealedSegment, load_manifest
 from atedb.chain.recovery import Progress, is_zero
+from atedb.chain.remote import NAME as REMOTE
 from atedb.chain.remote import load_remote
 from atedb.chain.report import Damage, Tail, VerifyReport
 from atedb.chain.shadow import Shadow
@@ -31,23 +33,39 @@ from atedb.crypto.keys import KeyRing
 from atedb.crypto.slot_file import NAMES, SlotTable
 from atedb.errors import AteError, DamagedError, StorageError, UnsupportedError
 
+TRIES = 5
+"""How often a log is read in which a rebase moves batches meanwhile, before what does not fit counts as damage."""
+
 
 def verify_log(
     store: Path, root: bytes | None, *, data: bool, heads: Path | None = None, progress: Progress | None = None,
-    disk: Disk | None = None,
+    disk: Disk | None = None, stored: int | None = None,
 ) -> VerifyReport:  # fmt: skip
     """Verify the chain in the folder `store`; it may be in use meanwhile.
 
     root: the tenant's root key, to open seals and to compare the live set; without it, hashes and signatures are
     verified. data: read all bodies, not only the frames' heads and tables. heads: folder of the remembered heads.
-    progress: called with bytes done and in all. The report lists all damage of the log. Raises StoreNotFoundError,
-    UnsupportedError, and DamagedError when the chain's header is damaged or the root key is another chain's.
+    progress: called with bytes done and in all. stored: of a store that a server keeps for others, the newest batch
+    that it knows to be durable. The report lists all damage of the log. Raises StoreNotFoundError, UnsupportedError,
+    and DamagedError when the chain's header is damaged or the root key is another chain's.
     """
-    verification = _Verification(disk or RealDisk(), store, root, data=data, heads=heads, progress=progress)
-    try:
-        return verification.run()
-    finally:
-        verification.close()
+    disk = disk or RealDisk()
+    for tries in reversed(range(TRIES)):
+        before = _moves(disk, store)
+        verification = _Verification(disk, store, root, data=data, heads=heads, progress=progress)
+        try:
+            report = verification.run(stored)
+        finally:
+            verification.close()
+        if not (report.damage or report.tail) or not tries or _moves(disk, store) == before:
+            break
+    return report
+
+
+def _moves(disk: Disk, store: Path) -> list[bytes]:
+    """What tells whether the chain's owner has put other batches into the place of some, or into other segments."""
+    there = disk.names(store)
+    return [disk.read_bytes(store / name) for name in (MANIFEST, REMOTE) if name in there]
 
 
 class _Verification:
@@ -87,9 +105,12 @@ class _Verification:
         if self._shadow is not None:
             self._shadow.close()
 
-    def run(self) -> VerifyReport:
+    def run(self, stored: int | None) -> VerifyReport:
         """All of it."""
-        self._check_slots()
+        if stored is None:
+            self._check_slots()
+        else:
+            self._checkpoint = stored
         if self._keys is not None:
             self._check_view(self._keys)
             self._shadow = Shadow(self._disk, self._keys, self._root_public, slim=self._remote is not None)

@@ -15,6 +15,8 @@ from atedb.cli.running import run
 
 COMMANDS = {
     "solo": ("solo", "Serve chains from this machine."),
+    "verify": ("verify", "Prove that the chains of a server are whole."),
+    "repair": ("repair", "Mend a damaged chain of a server."),
     "tenant": ("tenant", "Say who may use the server: add, list and remove tenants."),
 }
 """Name -> the module that has it (as a variable of the same name), and one line of help."""

@@ -21,11 +21,29 @@ _RESOURCE = "/db"
 @click.option("--listen", metavar="ADDR", help="Address or name to listen on for chains. Default: 127.0.0.1.")
 @click.option("--port", type=int, help="Port for chains; 0: any. Default: 5000.")
 @click.option("--http-port", type=int, help="Port on loopback for health and metrics; 0: any. Default: 5080.")
+@click.option(
+    "--trust",
+    type=click.Choice(["distributed", "centralized"]),
+    help="Verify the signature of each batch, or have devices prove their keys once in each connection. "
+    "Default: distributed.",
+)
+@click.option(
+    "--tls-certificate",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Certificate in PEM, and those that vouch for it: clients come by wss:// then.",
+)
+@click.option(
+    "--tls-key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The certificate's key, in PEM. Default: in the same file.",
+)
 @config_option
 @click.pass_context
 def solo(
     ctx: click.Context, data: Path | None, *, listen: str | None, port: int | None, http_port: int | None,
-    config_file: Path | None,
+    trust: str | None, tls_certificate: Path | None, tls_key: Path | None, config_file: Path | None,
 ) -> None:  # fmt: skip
     """Serve the chains in the folder DATA, which is made if it is not there, until SIGTERM or Ctrl-C.
 
@@ -44,7 +62,16 @@ def solo(
     from atedb.daemon import logs
     from atedb.node import config, server
 
-    settings = config.load({"data": data, "listen": listen, "port": port, "http_port": http_port}, config_file)
+    given = {
+        "data": data,
+        "listen": listen,
+        "port": port,
+        "http_port": http_port,
+        "trust": trust,
+        "tls_certificate": tls_certificate,
+        "tls_key": tls_key,
+    }
+    settings = config.load(given, config_file)
     os.umask(0o077)
     logs.to_stderr(debug=ctx.obj["debug"])
     server.run(settings, _tell)
@@ -54,7 +81,7 @@ def _tell(running: Running) -> None:
     click.echo(f"The fingerprint of this server's key: {running.fingerprint.hex()}")
     for address in running.addresses:
         host = f"[{address}]" if ":" in address else address
-        click.echo(f"Serving chains on ws://{host}:{running.port}{_RESOURCE}/NAME/VAULT")
+        click.echo(f"Serving chains on {'wss' if running.tls else 'ws'}://{host}:{running.port}{_RESOURCE}/NAME/VAULT")
     click.echo(f"Health and metrics on http://127.0.0.1:{running.http_port}/health and /metrics")
     if not running.closed:
         click.echo(

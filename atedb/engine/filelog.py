@@ -17,6 +17,7 @@ from typing import TypeVar
 import msgspec
 import trio
 
+from atedb import threads
 from atedb.chain.disk import Disk
 from atedb.chain.format import FRAME_HEADER_SIZE, SEGMENT_HEADER_SIZE, BatchHead, FrameHeader, batch_hash
 from atedb.chain.header import load_header
@@ -251,7 +252,7 @@ class FileLog:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Run what waits for the disk; it is never left half done by a cancellation."""
         with trio.CancelScope(shield=True):
-            done = await trio.to_thread.run_sync(work, limiter=self._writers)
+            done = await threads.run(work, limiter=self._writers)
         return done
 
     # -- reading
@@ -277,7 +278,7 @@ class FileLog:
         try:
             return work(True)
         except NotResident:
-            return await trio.to_thread.run_sync(lambda: work(False))
+            return await threads.run(lambda: work(False))
 
     def _frames(self, first: int, limit: int, *, nowait: bool) -> list[bytes]:
         last = self._tail.sequence
@@ -369,7 +370,7 @@ class FileLog:
     async def document(self, name: str) -> tuple[bytes, int]:
         """See `BatchLog.document`."""
         self._require_open()
-        return await trio.to_thread.run_sync(self._read_document, self._document_path(name))
+        return await threads.run(self._read_document, self._document_path(name))
 
     async def put_document(self, name: str, data: bytes, expected: int, token: int) -> int:
         """See `BatchLog.put_document`."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import trio
 
+from atedb import threads
 from atedb.chain.disk import Disk
 from atedb.chain.files import ChainFiles
 from atedb.chain.format import SEGMENT_HEADER_SIZE
@@ -37,27 +38,18 @@ class FileEngine:
 
     async def open(self, name: str, *, create: ChainFiles | None = None) -> FileLog:
         """See `Engine.open`."""
-        store = self._store(name)
+        store = chain_store(self._folder, name)
         with trio.CancelScope(shield=True):  # what is opened has an owner
-            opened = await trio.to_thread.run_sync(self._open, store, create, limiter=self._writers)
+            opened = await threads.run(self._open, store, create, limiter=self._writers)
         return opened
 
     async def names(self) -> list[str]:
         """See `Engine.names`."""
-        return await trio.to_thread.run_sync(self._names)
+        return await threads.run(chain_names, self._folder)
 
     async def stored(self, name: str) -> int:
         """See `Engine.stored`."""
-        return await trio.to_thread.run_sync(self._stored, self._store(name))
-
-    def _store(self, name: str) -> Path:
-        parts = name.split("/")
-        good = len(parts) <= _MAX_PARTS and all(_PART.fullmatch(p) and not p.endswith(_SUFFIX) for p in parts)
-        if not good:
-            raise LimitError(
-                f"{name!r} is not the name of a chain: one to {_MAX_PARTS} parts of letters, digits and . _ @ + - are"
-            )
-        return self._folder.joinpath(*parts[:-1], parts[-1] + _SUFFIX)
+        return await threads.run(self._stored, chain_store(self._folder, name))
 
     def _open(self, store: Path, create: ChainFiles | None) -> FileLog:
         if create is not None:
@@ -91,13 +83,26 @@ class FileEngine:
         """Whether there is more than a creation leaves that a crash has ended."""
         return store.exists() and FOLDER in self._disk.names(store) and self._stored(store) > SEGMENT_HEADER_SIZE
 
-    def _names(self) -> list[str]:
-        stores = self._folder.rglob(f"*{_SUFFIX}")
-        found = [store.relative_to(self._folder) for store in stores if (store / HEADER).is_file()]
-        return sorted(str(path.with_name(path.name.removesuffix(_SUFFIX))) for path in found)
-
     def _stored(self, store: Path) -> int:
         return sum(path.stat().st_size for path in (store / FOLDER).iterdir())
+
+
+def chain_store(folder: Path, name: str) -> Path:
+    """Where a chain lies below an engine's folder. Raises LimitError for a name that is not one."""
+    parts = name.split("/")
+    good = len(parts) <= _MAX_PARTS and all(_PART.fullmatch(p) and not p.endswith(_SUFFIX) for p in parts)
+    if not good:
+        raise LimitError(
+            f"{name!r} is not the name of a chain: one to {_MAX_PARTS} parts of letters, digits and . _ @ + - are"
+        )
+    return folder.joinpath(*parts[:-1], parts[-1] + _SUFFIX)
+
+
+def chain_names(folder: Path) -> list[str]:
+    """The names of all chains below an engine's folder, sorted."""
+    stores = folder.rglob(f"*{_SUFFIX}")
+    found = [store.relative_to(folder) for store in stores if (store / HEADER).is_file()]
+    return sorted(str(path.with_name(path.name.removesuffix(_SUFFIX))) for path in found)
 
 
 def _checked(files: ChainFiles) -> ChainHeader:

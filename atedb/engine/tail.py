@@ -149,6 +149,6 @@ def _size(disk: Disk, store: Path, number: int) -> int:
 
 def _damage(store: Path, segment: int, offset: int, why: object) -> DamagedError:
     return DamagedError(
-        f"{store}: segment {segment} is damaged at offset {offset}: {why}; nothing was changed; put the segment back "
-        f"from a copy, or accept that what follows is lost: cut it there, and remove the files `{NAME}` and `places`"
+        f"{store}: segment {segment} is damaged at offset {offset}: {why}; nothing was changed; see what is wrong with "
+        "atedb verify, and mend it from other copies with atedb repair"
     )

@@ -54,16 +54,17 @@ def _whole(data: bytes) -> Checked:
     return Checked(frame, data)
 
 
-def check_in_place(batches: Sequence[Checked], draft: Draft, root: Root) -> Draft:
+def check_in_place(batches: Sequence[Checked], draft: Draft, root: Root, proven: bytes = b"") -> Draft:
     """Batches against the chain as it is with `draft`: a draft that has them, too.
 
+    proven: a device that is believed without its signature.
     Raises StaleError when they follow another batch than the newest, InvalidError for signatures, links and versions.
     """
     require_next(batches, draft.at)
     following = draft.fork()
     for frame, _ in batches:
         try:
-            verify_frame_signature(frame, following.devices, root.public, root.chain_id)
+            verify_frame_signature(frame, following.devices, root.public, root.chain_id, proven=proven)
         except BadSignatureError as error:
             raise InvalidError(f"batch {frame.head.sequence}: {error}") from None
         following.add(frame)

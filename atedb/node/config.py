@@ -9,7 +9,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -34,6 +34,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: the folder of chains, tenants and the server's key. listen: an address, or a name that has some. port: for
     chains. http_port: for health and metrics, on loopback. A port of 0 is chosen by the system. connections: of all
     clients together. tenant_connections, tenant_rate (bytes a second): of a tenant that has no limits of its own.
+    trust: whether the server verifies each batch's signature, or has a device prove its key once in a connection.
+    tls_certificate: in PEM, with those that vouch for it; clients come by TLS then. tls_key: in PEM; none: in the same
+    file.
     """
 
     data: Path
@@ -43,6 +46,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     connections: Annotated[int, Meta(ge=1, le=100_000)] = 4096
     tenant_connections: Annotated[int, Meta(ge=1, le=100_000)] = 256
     tenant_rate: Annotated[int, Meta(ge=4096)] = 128 << 20
+    trust: Literal["distributed", "centralized"] = "distributed"
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
 
 
 _FIELDS = {field.name: field.type for field in msgspec.structs.fields(Config)}
@@ -63,7 +69,7 @@ def load(flags: Mapping[str, object], file: Path | None = None, environ: Mapping
         for name, value in flags.items()
         if value is not None
     }
-    settings["data"] = Path(os.path.abspath(settings["data"]))
+    settings |= {name: Path(os.path.abspath(value)) for name, value in settings.items() if isinstance(value, Path)}
     return Config(**settings)
 
 

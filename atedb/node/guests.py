@@ -10,6 +10,7 @@ from typing import Protocol
 
 import trio
 
+from atedb import threads
 from atedb.errors import LimitError
 from atedb.net.budget import ByteBudget
 from atedb.net.errors import RefusedError
@@ -144,7 +145,7 @@ class Guests:
     async def renew(self) -> None:
         """Take over what has changed in the folder of tenants. Raises StorageError."""
         before = self._changes
-        found = await trio.to_thread.run_sync(self._read)
+        found = await threads.run(self._read)
         if self._changes == before:  # else somebody came in meanwhile, and what is known is newer
             self._take_over(*found)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import trio
 
+from atedb import threads
 from atedb.chain.disk import Disk
 from atedb.chain.header import parse_header
 from atedb.chain.position import Position
@@ -24,6 +25,9 @@ from atedb.errors import (
     StaleError,
     StorageError,
 )
+from atedb.net.errors import HeldError
+from atedb.net.host import Claim
+from atedb.node.authors import Authors
 from atedb.node.catching import open_index
 from atedb.node.checking import Checked, Root, check_in_place, check_whole
 from atedb.node.index import Draft, Index
@@ -82,19 +86,23 @@ class Counters:
 
 
 class Shared(NamedTuple):
-    """What all chains of a node have in common. disk: for their indexes."""
+    """What all chains of a node have in common. disk: for their indexes. centralized: whoever has proven the key of a
+    device over a connection is believed there without its signatures.
+    """
 
     disk: Disk
     usage: Usage
     counters: Counters
+    centralized: bool
 
 
 class _Request:
     """An append on its way: `result` or `error` is set when it has ended. ready: its batches have been checked."""
 
-    def __init__(self, client: object, quota: int | None) -> None:
+    def __init__(self, client: object, quota: int | None, proven: bytes) -> None:
         self.client = client
         self.quota = quota
+        self.proven = proven
         self.batches: list[Checked] = []
         self.ready = trio.Event()
         self.result: Position | None = None
@@ -106,7 +114,7 @@ class _Request:
             if sum(len(frame) for frame in frames) <= _INLINE_BYTES:
                 self.batches = check_whole(frames)
             else:
-                self.batches = await trio.to_thread.run_sync(check_whole, frames)
+                self.batches = await threads.run(check_whole, frames)
         except AteError as error:
             self.error = error
         except BaseException as error:  # whoever has the turn must not wait for it, nor take it for good
@@ -144,6 +152,7 @@ class ChainHost:
         self._leases = leases
         self._root = root
         self._fence = fence
+        self.takes_proof = shared.centralized
         self._usage = shared.usage
         self._counters = shared.counters
         self._reader = Reader(log)
@@ -153,7 +162,8 @@ class ChainHost:
         self._turn = trio.Lock()
         self._folding = trio.Lock()
         self._changed = trio.Event()
-        self._followers = 0
+        self._following: list[object] = []
+        self._authors = Authors()
         self._up_to_date = 0
         self._closed = False
 
@@ -168,7 +178,7 @@ class ChainHost:
         root = Root(bytes.fromhex(header.root_public), log.chain_id)
         leases = Leases(log, fence)
         await leases.load()
-        index = await open_index(log, root, shared.disk, folder)
+        index = await open_index(log, root, shared.disk, folder, signed=not shared.centralized)
         shared.usage.set(path, sum(segment.length for segment in await log.segments()))
         return cls(path, log, index, leases=leases, root=root, fence=fence, shared=shared)
 
@@ -179,17 +189,19 @@ class ChainHost:
 
     # -- appending
 
-    async def append(self, client: object, frames: Sequence[bytes], *, quota: int | None = None) -> Position:
+    async def append(
+        self, client: object, frames: Sequence[bytes], *, quota: int | None = None, proven: bytes = b""
+    ) -> Position:
         """Add full frames after the tail; the new tail. Durable on return, and broadcast afterwards.
 
         client: whose frames these are; several clients take turns, and the appends of one keep their order. Appends
         of one client may follow each other without waiting. quota: bytes that the tenant may store in all, on this
-        node. Raises StaleError with the newest batch, InvalidError, QuotaError, LimitError, BusyError when too much
-        of this client waits, NoSpaceError, StorageError, ReadOnlyError. Nothing is added then. A cancelled append may
-        have happened.
+        node. proven: the device that the client has shown to be; believed where `takes_proof`. Raises StaleError with
+        the newest batch, InvalidError, QuotaError, LimitError, BusyError when too much of this client waits,
+        NoSpaceError, StorageError, ReadOnlyError. Nothing is added then. A cancelled append may have happened.
         """
         self._require_open()
-        request = _Request(client, quota)
+        request = _Request(client, quota, proven if self.takes_proof else b"")
         self._waiting.add(client, request)
         self._arrived.set()
         try:
@@ -212,7 +224,7 @@ class ChainHost:
             if sum(request.events for request in requests) <= _INLINE_EVENTS:
                 draft, accepted = self._check(requests)
             else:
-                draft, accepted = await trio.to_thread.run_sync(self._check, requests)
+                draft, accepted = await threads.run(self._check, requests)
             if accepted:
                 await self._store(draft, accepted)
         except BaseException as error:
@@ -259,7 +271,7 @@ class ChainHost:
         for request in requests:
             try:
                 self._require_open()
-                fork = check_in_place(request.batches, draft, self._root)
+                fork = check_in_place(request.batches, draft, self._root, request.proven)
                 shrinks = fork.live <= 0
                 self._usage.require(self.path, size + request.size, request.quota, shrinks=shrinks)
             except AteError as error:
@@ -286,15 +298,23 @@ class ChainHost:
         size = sum(request.size for request in accepted)
         self._usage.add(self.path, size)
         self._counters.add(len(accepted), len(batches), size)
-        if self._followers:
-            for frame, data in batches:
-                self._reader.keep(frame.head.sequence, slim_form(frame, data))
         for request in accepted:
             last = request.batches[-1].frame
             request.result = Position(last.head.sequence, last.hash)
+            self._keep(request)
         self._wake()
 
+    def _keep(self, request: _Request) -> None:
+        """What was just stored, for those who follow: they ask for it next."""
+        if request.client in self._following:
+            assert request.result is not None
+            self._authors.add(request.batches[0].frame.head.sequence, request.result, request.client)
+        if any(client is not request.client for client in self._following):
+            for frame, data in request.batches:
+                self._reader.keep(frame.head.sequence, slim_form(frame, data))
+
     def _wake(self) -> None:
+        self._up_to_date = 0
         self._changed.set()
         self._changed = trio.Event()
 
@@ -322,35 +342,46 @@ class ChainHost:
         return await self._reader.read(first, self.tail.sequence, limit, slim=slim)
 
     async def follow(
-        self, first: int, *, limit: int = FOLLOW_BYTES, slim: bool = True
-    ) -> AsyncGenerator[list[bytes], None]:
+        self, first: int, *, limit: int = FOLLOW_BYTES, slim: bool = True, client: object = None
+    ) -> AsyncGenerator[list[bytes] | Position, None]:
         """`read` from `first` on for ever, waiting at the tail for what comes. Raises ClosedError at the end.
 
-        Close the iterator when it is not used up (`contextlib.aclosing`).
+        client: who follows. Of what this client appends meanwhile the frames are left out, and the last of them is
+        given in their place. Close the iterator when it is not used up (`contextlib.aclosing`).
         """
-        self._followers += 1
+        self._following.append(client)
         try:
             while True:
                 changed = self._changed
                 self._require_open()
-                frames = await self.read(first, limit, slim=slim)
+                own = self._authors.own(client, first)
+                if own is not None:
+                    first = own.sequence + 1
+                    yield own
+                    continue
+                last = self._authors.before(client, first, self.tail.sequence)
+                frames = await self._reader.read(first, last, limit, slim=slim)
                 if frames:
                     first += len(frames)
                     yield frames
                 else:
                     await self._at_tail(changed)
         finally:
-            self._followers -= 1
+            self._following.remove(client)
 
     async def _at_tail(self, changed: trio.Event) -> None:
         """Wait for the next batch. What was kept for those who follow is not needed when all have it."""
+        if changed.is_set():
+            return
         self._up_to_date += 1
         try:
-            if self._up_to_date == self._followers:
+            if self._up_to_date == len(self._following):
                 self._reader.forget()
+                self._authors.forget()
             await changed.wait()
         finally:
-            self._up_to_date -= 1
+            if not changed.is_set():
+                self._up_to_date -= 1
 
     async def bodies(self, wanted: Sequence[tuple[int, int]], *, limit: int) -> list[bytes]:
         """The first of the sealed bodies that are wanted, by (sequence, place): at least one, then as many as fit into
@@ -377,17 +408,27 @@ class ChainHost:
         self._require_open()
         return await self._log.put_document(name, data, expected, self._fence)
 
-    async def lease(self, name: str, holder: bytes, seconds: float) -> Lease:
+    async def take_lease(
+        self, client: object, claim: Claim, told: Callable[[HeldError], None] | None = None
+    ) -> Lease:  # fmt: skip
         """See `Leases.take`."""
-        return await self._leases.take(name, holder, seconds)
+        return await self._leases.take(client, claim, told)
 
-    async def renew(self, name: str, token: int, seconds: float) -> Lease:
+    async def test_lease(self, claim: Claim) -> None:
+        """See `Leases.test`."""
+        await self._leases.test(claim)
+
+    async def renew_leases(self, client: object, seconds: float) -> None:
         """See `Leases.renew`."""
-        return await self._leases.renew(name, token, seconds)
+        await self._leases.renew(client, seconds)
 
-    async def release(self, name: str, token: int) -> None:
+    async def release_lease(self, client: object, name: str, owner: bytes, start: int, end: int) -> None:
         """See `Leases.release`."""
-        await self._leases.release(name, token)
+        await self._leases.release(client, name, owner, start, end)
+
+    def leave(self, client: object) -> None:
+        """See `Leases.leave`."""
+        self._leases.leave(client)
 
     # -- upkeep
 
@@ -403,8 +444,13 @@ class ChainHost:
             for lane in (0, 1)
         ]
         return HostStats(
-            self.tail, self._usage.stored(self.path), lanes[0], lanes[1], len(state.devices), self._followers
+            self.tail, self._usage.stored(self.path), lanes[0], lanes[1], len(state.devices), len(self._following)
         )
+
+    async def tidy_leases(self) -> None:
+        """See `Leases.tidy`."""
+        if not self._closed and self.failed is None:
+            await self._leases.tidy()
 
     async def fold_if_due(self) -> None:
         """Fold what the index has in memory into its file, when it is much. Raises StorageError, NoSpaceError."""
@@ -418,7 +464,7 @@ class ChainHost:
                     fold = self._index.begin_fold()
                 written = False
                 try:
-                    await trio.to_thread.run_sync(fold.write)
+                    await threads.run(fold.write)
                     written = True
                 finally:
                     async with self._turn:
@@ -435,7 +481,8 @@ class ChainHost:
                 self._closed = True
                 self._wake()
                 try:
-                    await trio.to_thread.run_sync(self._close_index)
+                    await self._leases.aclose()
+                    await threads.run(self._close_index)
                 finally:
                     await self._log.aclose()
 

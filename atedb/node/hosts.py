@@ -12,10 +12,10 @@ import trio
 
 from atedb.chain.disk import Disk, RealDisk
 from atedb.chain.files import ChainFiles
-from atedb.crypto.hashing import digest
 from atedb.engine.interface import Engine
 from atedb.errors import AteError, BusyError, ClosedError, LimitError, StoreExistsError
 from atedb.node.host import ChainHost, Counters, Shared
+from atedb.node.index import index_folder
 from atedb.node.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -52,8 +52,9 @@ class Hosts:
     """
 
     def __init__(
-        self, engine: Engine, folder: Path, *, disk: Disk | None = None, most_open: int = 1000, idle: float = 60.0
-    ) -> None:
+        self, engine: Engine, folder: Path, *, disk: Disk | None = None, most_open: int = 1000, idle: float = 60.0,
+        centralized: bool = False,
+    ) -> None:  # fmt: skip
         self._engine = engine
         self._folder = folder
         self._most_open = most_open
@@ -61,7 +62,7 @@ class Hosts:
         self._entries: dict[str, _Entry] = {}
         self._open = 0
         self._closed = False
-        self._shared = Shared(disk or RealDisk(), Usage(), Counters())
+        self._shared = Shared(disk or RealDisk(), Usage(), Counters(), centralized)
         self._counted = False
         self._counting = trio.Lock()
 
@@ -112,7 +113,7 @@ class Hosts:
     async def _open_host(self, path: str, create: ChainFiles | None) -> ChainHost:
         batches = await self._engine.open(path[1:], create=create)
         try:
-            return await ChainHost.open(path, batches, self._folder / digest(path.encode())[:16].hex(), self._shared)
+            return await ChainHost.open(path, batches, index_folder(self._folder, path), self._shared)
         except BaseException:
             await batches.aclose()
             raise
@@ -164,8 +165,9 @@ class Hosts:
                 elif entry.host is not None:
                     try:
                         await entry.host.fold_if_due()
+                        await entry.host.tidy_leases()
                     except AteError as error:
-                        log.warning("%s: its index could not be folded: %s", path, error)
+                        log.warning("%s: its upkeep failed: %s", path, error)
 
     def used(self, tenant: str) -> int:
         """Bytes that the chains below "/tenant/" store."""

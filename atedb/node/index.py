@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import struct
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from atedb.chain.disk import Disk
 from atedb.chain.format import EVENT_SIZE, TOMBSTONE
 from atedb.chain.frame import Frame
 from atedb.chain.position import START, Position
-from atedb.crypto.hashing import Hasher
+from atedb.crypto.hashing import Hasher, digest
 from atedb.engine.interface import SegmentInfo
 from atedb.engine.note import load_note, save_note
 from atedb.errors import AteError, DamagedError, InvalidError, NoSpaceError, StorageError
@@ -86,6 +86,11 @@ class _Seal(msgspec.Struct, frozen=True):
 
 class _Unusable(AteError):
     """The index is missing, damaged or another chain's: it is made anew."""
+
+
+def index_folder(folder: Path, path: str) -> Path:
+    """Where the index of the chain with this path ("/you@example.com/vault") lies, below the folder of all indexes."""
+    return folder / digest(path.encode())[:16].hex()
 
 
 class Draft:
@@ -232,6 +237,12 @@ class Index:
             data = self._txn.get(key, db=self._rows)
             row = Row(*_ROW.unpack(data)) if data is not None else None
         return row
+
+    def rows(self) -> Iterator[tuple[bytes, Row]]:
+        """All objects, in order of their keys, as the file has them: what was not folded is left out."""
+        with self._txn.cursor(db=self._rows) as cursor:
+            for key, data in cursor:
+                yield bytes(key), Row(*_ROW.unpack(data))
 
     def draft(self) -> Draft:
         """For the batches that come next."""

@@ -20,6 +20,7 @@ from atedb.net.session import serve_connection
 from atedb.net.transport import Transport
 from atedb.net.websocket import listen
 from atedb.node import addresses, lobby, reports
+from atedb.node.certificate import ServerCertificate
 from atedb.node.config import Config
 from atedb.node.data_folder import CHAINS, INDEX, held
 from atedb.node.guests import Guests
@@ -40,7 +41,7 @@ STOP_SECONDS = 20.0
 class Running(NamedTuple):
     """A server that serves. addresses: where, for chains, at `port`. http_port: on loopback, health and metrics.
 
-    closed: only tenants are let in.
+    closed: only tenants are let in. tls: clients for chains come by TLS.
     """
 
     addresses: Sequence[str]
@@ -48,12 +49,14 @@ class Running(NamedTuple):
     http_port: int
     fingerprint: bytes
     closed: bool
+    tls: bool
 
 
 def run(config: Config, ready: Callable[[Running], None]) -> None:
     """Serve until SIGTERM or SIGINT, then finish what clients have asked, and return.
 
-    ready: called once, when clients can connect. Raises OpenServerError, ConfigError for an address that is none here,
+    ready: called once, when clients can connect. Raises OpenServerError, ConfigError for an address that is none here
+    and for a certificate that is none,
     OwnerError, InUseError for a port or data folder of another server, DamagedError, StorageError; nothing was served
     then.
     """
@@ -75,10 +78,13 @@ class _Node:
         self._lobby = Lobby(config.connections)
         self._stopping = trio.Event()
         self._port, self._http_port = config.port, config.http_port
+        self._certificate = ServerCertificate.of(config)
 
     async def run(self) -> None:
         """The node's life."""
-        self._hosts = Hosts(FileEngine(RealDisk(), self._config.data / CHAINS), self._config.data / INDEX)
+        config = self._config
+        centralized = config.trust == "centralized"
+        self._hosts = Hosts(FileEngine(RealDisk(), config.data / CHAINS), config.data / INDEX, centralized=centralized)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             try:
                 self._guests = Guests(Tenants(self._config.data), self._config, self._hosts)
@@ -109,13 +115,19 @@ class _Node:
         log.info("stopped")
 
     async def _start(self, services: trio.Nursery) -> None:
-        supervisor = Supervisor(
-            {"chains": self._listen, "http": self._report, "tenants": self._guests.watch, "housekeeping": self._tidy}
-        )
+        work = {"chains": self._listen, "http": self._report, "tenants": self._guests.watch, "housekeeping": self._tidy}
+        if self._certificate is not None:
+            work["certificate"] = self._certificate.watch
+        supervisor = Supervisor(work)
         pages = reports.routes(self._config.data, supervisor.states, self._lobby, self._guests, self._hosts)
         self._http = HttpServer(pages)
         await services.start(supervisor.run)
-        self._ready(Running(self._addresses, self._port, self._http_port, self._key.fingerprint, self._guests.closed))
+        self._ready(
+            Running(
+                self._addresses, self._port, self._http_port, self._key.fingerprint, self._guests.closed,
+                self._certificate is not None,
+            )
+        )  # fmt: skip
         notify("READY=1")
 
     async def _hurry(self, signals: AsyncIterator[int]) -> None:
@@ -127,7 +139,9 @@ class _Node:
         """The service for chains. What is connected stays when it fails."""
         listeners = await addresses.bind(self._addresses, self._port)
         self._port = addresses.port_of(listeners[0])
-        await listen(listeners, self._attend, self._clients, gate=self._lobby.gate, task_status=task_status)
+        certificate = self._certificate
+        tls = None if certificate is None else lambda: certificate.context
+        await listen(listeners, self._attend, self._clients, gate=self._lobby.gate, tls=tls, task_status=task_status)
 
     async def _attend(self, transport: Transport) -> None:
         """One connection."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from atedb.errors import AteError, DamagedError, UnreachableError
 from atedb.testing.disk import FaultyDisk, PowerCut
 from tests.chain.conftest import ROOT, crash, noise
 from tests.chain.followed import Device, Server, mine_wins, terms_of
+from tests.chain.world import World
 
 
 @pytest.fixture
@@ -33,31 +35,19 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_module, "ZERO_AHEAD_MOST", 2 << 10)
 
 
-class World:
-    """A server and devices by name."""
+@pytest.fixture
+def long_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is rebased is joined to what it follows."""
+    monkeypatch.setattr(log_module, "SEGMENT_TARGET", 1 << 20)
+    monkeypatch.setattr(log_module, "ZERO_AHEAD_FIRST", 1 << 10)
+    monkeypatch.setattr(log_module, "ZERO_AHEAD_MOST", 2 << 10)
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.server = Server()
-        self.devices: dict[str, Device] = {}
 
-    def __getitem__(self, name: str) -> Device:
-        if name not in self.devices:
-            (self.folder / name).mkdir()
-            header = next(iter(self.devices.values())).chain.header if self.devices else None
-            self.devices[name] = Device.make(self.folder / name, self.server, header)
-        return self.devices[name]
-
-    def again(self, name: str, *, clean: bool = True) -> Device:
-        """Close or kill it, and open it anew."""
-        device = self.devices.pop(name)
-        device.chain.close() if clean else crash(device.chain)
-        self.devices[name] = Device.open(self.folder / name, self.server)
-        return self.devices[name]
-
-    def close(self) -> None:
-        for device in self.devices.values():
-            device.chain.close()
+@pytest.fixture(params=["small_segments", "long_segments"])
+def either_segments(request: pytest.FixtureRequest) -> str:
+    """Both kinds in turn."""
+    request.getfixturevalue(request.param)
+    return str(request.param)
 
 
 @pytest.fixture
@@ -220,7 +210,7 @@ def test_a_certificate_is_not_lost_when_a_merge_commits_nothing(world: World) ->
     assert one.state() == {"a": "1", "b": "2"}
 
 
-@pytest.mark.usefixtures("small_segments")
+@pytest.mark.usefixtures("either_segments")
 @pytest.mark.parametrize("seed", range(4))
 def test_replicas_that_change_apart_and_meet_at_random_agree(world: World, seed: int) -> None:
     rng = random.Random(seed)
@@ -262,7 +252,7 @@ def test_replicas_that_change_apart_and_meet_at_random_agree(world: World, seed:
     assert (fresh.state(), [fresh.blob(blob) for blob in "pqr"]) == states[0]
 
 
-@pytest.mark.usefixtures("small_segments")
+@pytest.mark.usefixtures("either_segments")
 def test_a_view_that_has_taken_in_what_is_pending_is_made_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layer_module, "MAX_ROWS", 3)
     one, two = apart(world)
@@ -329,7 +319,7 @@ def rebase_and_cut(folder: Path, step: int, *, lies: bool, overrun: bool) -> tup
     disk.cut_at = disk.steps + step
     try:
         one.fetch()
-        one.put(later="1")
+        one.put(later=noise(2000).hex())
         one.chain.barrier()
         if overrun:
             one.chain.checkpoint()
@@ -408,13 +398,13 @@ torn = pytest.mark.expect_log("torn tail")
 
 
 @torn
-@pytest.mark.usefixtures("small_segments")
+@pytest.mark.usefixtures("either_segments")
 def test_a_power_cut_at_any_step_of_a_rebase_loses_nothing_that_was_pending(in_memory: Path) -> None:
     assert every_cut(in_memory) == []
 
 
 @torn
-@pytest.mark.usefixtures("small_segments")
+@pytest.mark.usefixtures("either_segments")
 def test_nor_when_the_view_has_to_be_made_anew(in_memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layer_module, "MAX_ROWS", 3)
     assert every_cut(in_memory, overrun=True) == []
@@ -454,16 +444,27 @@ def test_with_the_old_end_removed_before_the_swap_it_does(in_memory: Path, monke
     assert every_cut(in_memory, first=True) != []
 
 
+@pytest.mark.usefixtures("long_segments")
+def test_with_the_old_end_overwritten_before_the_swap_it_does(in_memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(log: log_module.Log) -> None:
+        log._active.sync()
+        log._published = True  # the first manifest that is saved is the one after `join`
+
+    monkeypatch.setattr(log_module.Log, "publish", silent)
+    assert every_cut(in_memory, first=True) != []
+
+
 # -- a disk that fails
 
 
-@pytest.mark.usefixtures("small_segments")
-@pytest.mark.parametrize("failure", [errno.ENOSPC, errno.EIO])
-@pytest.mark.parametrize("overrun", [False, True])
+@pytest.mark.parametrize(("failure", "overrun"), [*product([errno.ENOSPC, errno.EIO], [False, True])])
 def test_a_disk_that_fails_at_any_step_of_a_rebase_loses_nothing(
-    in_memory: Path, monkeypatch: pytest.MonkeyPatch, failure: int, overrun: bool, expect_log: Callable[[str], None]
+    in_memory: Path, request: pytest.FixtureRequest, failure: int, overrun: bool, either_segments: str
 ) -> None:
+    monkeypatch, expect_log = request.getfixturevalue("monkeypatch"), request.getfixturevalue("expect_log")
     expect_log("could not be removed yet")
+    if either_segments == "long_segments":
+        expect_log("stays in a segment of its own")
     if overrun:
         monkeypatch.setattr(layer_module, "MAX_ROWS", 3)
     step = 0

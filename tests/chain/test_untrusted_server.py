@@ -116,6 +116,17 @@ def test_frames_that_do_not_follow_ours_are_a_fork(pair: Pair) -> None:
     refuses(two, ForkError, server.after(3), "another history")
 
 
+def test_a_batch_that_the_server_calls_ours_and_that_is_not_is_a_fork(pair: Pair) -> None:
+    one = pair.one
+    one.put(a="1")
+    one.chain.barrier()
+    one.replica.acknowledge(Position(0, bytes(32)))
+    with pytest.raises(ForkError, match="is not ours"):
+        one.replica.acknowledge(Position(1, bytes(32)))
+    with pytest.raises(ReadOnlyError):
+        one.put(z="no more")
+
+
 def test_a_server_that_rolls_back_is_named_and_can_be_accepted(pair: Pair) -> None:
     two = followed(pair)
     two.sync()

@@ -18,9 +18,10 @@ from tests.engine.frames import Author
 PATH = "/you@example.com/vault"
 
 
-def make_hosts(folder: Path, *, most_open: int = 1000, idle: float = 60.0) -> Hosts:
+def make_hosts(folder: Path, *, most_open: int = 1000, idle: float = 60.0, centralized: bool = False) -> Hosts:
     """The chains that lie in `folder`."""
-    return Hosts(FileEngine(RealDisk(), folder / "chains"), folder / "index", most_open=most_open, idle=idle)
+    engine = FileEngine(RealDisk(), folder / "chains")
+    return Hosts(engine, folder / "index", most_open=most_open, idle=idle, centralized=centralized)
 
 
 @asynccontextmanager

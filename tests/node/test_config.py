@@ -42,6 +42,18 @@ def test_a_relative_data_folder_is_made_absolute(monkeypatch: pytest.MonkeyPatch
     assert config.load({"data": Path("data")}).data == tmp_path / "data"
 
 
+def test_the_files_of_the_certificate_are_named_like_any_other_setting(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file.write_text('tls_certificate = "/from/file.crt"\ntls_key = "/from/file.key"\n')
+    found = config.load({"tls_certificate": Path("flag.pem")}, file, {"ATEDB_TLS_KEY": "/from/environment.key"})
+    assert found.tls_certificate == tmp_path / "flag.pem"
+    assert found.tls_key == Path("/from/environment.key")
+    assert config.load({}, file, {}).tls_certificate == Path("/from/file.crt")
+    assert config.load({}).tls_certificate is None
+
+
 @pytest.mark.parametrize(
     ("flags", "text", "environ", "place"),
     [

@@ -13,7 +13,9 @@ from atedb.chain import log as log_module
 from atedb.chain.disk import RealDisk
 from atedb.engine.files import FileEngine
 from atedb.errors import AteError
+from atedb.net.host import Claim
 from atedb.node import index as index_module
+from atedb.node import leases
 from atedb.node.hosts import Hosts
 from atedb.testing.disk import FaultyDisk, PowerCut
 from tests.engine.frames import Author
@@ -26,6 +28,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_module, "SEGMENT_TARGET", 8 << 10)
     monkeypatch.setattr(log_module, "ZERO_AHEAD_FIRST", 4 << 10)
     monkeypatch.setattr(index_module, "FOLD_ROWS", 6)
+
+
+def claim(name: str, owner: bytes) -> Claim:
+    return Claim(name, owner, 0, 9, True, 0.1)
 
 
 class Node:
@@ -46,7 +52,7 @@ class Node:
                 self.told = number
                 await host.fold_if_due()
                 if number % 8 == 0:
-                    self.token = (await host.lease("lock", b"one", 10)).token
+                    self.token = (await host.take_lease("one", claim("lock", b"one"))).token
         await hosts.aclose()
 
     async def check(self, folder: Path) -> None:
@@ -56,7 +62,10 @@ class Node:
             found = host.tail.sequence
             assert found >= self.told, f"batch {self.told} was acknowledged, {found} are there"
             assert seen(host.stats()) == expected(self.frames[:found])
-            assert (await host.lease("other", b"two", 10)).token > self.token
+            mark, _ = await host._log.document(leases.DOCUMENT)
+            assert bool(mark) >= bool(self.token), "a lease was given, and it is not known that there may be some"
+            newest = (await host.take_lease("two", claim("other", b"two"), lambda _: None)).token
+            assert newest > self.token
             await host.append("client", self.frames[found:] or [self.author.frame(self.author.meta("more"))])
         await hosts.aclose()
 

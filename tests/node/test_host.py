@@ -105,7 +105,7 @@ def test_a_signature_by_another_key_is_refused(tmp_path: Path, monkeypatch: pyte
         author.sealer._device = SigningKey(bytes(32))
         author.sealer._device.public = public  # it says that it is the device
         await refused(host, [author.frame(author.meta("a"))], InvalidError, "does not verify")
-        monkeypatch.setattr(checking, "verify_frame_signature", lambda *_: None)  # the protection switched off
+        monkeypatch.setattr(checking, "verify_frame_signature", lambda *_, **__: None)  # the protection switched off
         author.at = START
         await host.append("client", [author.frame(author.meta("b"))])
 
@@ -227,6 +227,7 @@ def test_everybody_who_follows_gets_every_batch_once_and_in_order(tmp_path: Path
         async def follow(first: int) -> None:
             async with aclosing(host.follow(first, slim=first != 2)) as pieces:
                 async for frames in pieces:
+                    assert isinstance(frames, list)
                     got[first] += frames
                     if len(got[first]) == 21 - first:
                         return

@@ -72,6 +72,7 @@ def test_slim_frames_are_the_same_whether_the_frame_is_small_or_large_and_whethe
                 await host.append("client", [frame])
             got: list[bytes] = []
             async for piece in following:
+                assert isinstance(piece, list)
                 got += piece
                 if len(got) == len(slim):
                     break
