@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import trio
@@ -15,23 +16,25 @@ from atedb.errors import LimitError
 from atedb.net.connection import ClientProtocol
 from atedb.net.errors import ConnectionLostError
 from atedb.net.following import Following
+from atedb.net.host import Claim
 from atedb.net.messages import (
     MAX_BODIES,
     MAX_FRAMES,
     MAX_MESSAGE,
     Append,
     Appended,
+    Asking,
     BodiesAre,
     DocumentIs,
     Done,
     GetBodies,
     GetDocument,
     GetStats,
-    LeaseIs,
     Open,
     Opened,
     Ping,
     Pong,
+    Prove,
     PutDocument,
     ReleaseLease,
     RenewLease,
@@ -53,11 +56,13 @@ class OpenedChain(NamedTuple):
     writable: bool
 
 
-class HeldLease(NamedTuple):
-    """token: higher than that of any lease of this chain before. seconds: from when it was answered."""
+class GivenLease(NamedTuple):
+    """token: higher than that of any lease of this chain before. seconds: from when it was answered. sequence: of the
+    chain's newest batch then."""
 
     token: int
     seconds: float
+    sequence: int
 
 
 class ServerConnection:
@@ -68,12 +73,13 @@ class ServerConnection:
     `tail`, QuotaError, RefusedError and so on; UnavailableError where it does not say what is wrong.
 
     fingerprint: of the server's key, which has been proven: what to remember on first use. time: the server's clock
-    when the connection was made, ns since 1970.
+    when the connection was made, ns since 1970. takes_proof: of the chain that is open, see `prove`.
     """
 
     def __init__(self, requests: Requests, fingerprint: bytes) -> None:
         self.fingerprint = fingerprint
         self.time = requests.time
+        self.takes_proof = False
         self._requests = requests
 
     async def open(self, path: str, *, create: tuple[bytes, bytes] | None = None) -> OpenedChain:
@@ -84,7 +90,16 @@ class ServerConnection:
         StoreExistsError for a chain with another header, RefusedError. It may be tried again after an error.
         """
         answer = await self._requests.ask(Opened, lambda number: Open(number, path, create), large=True)
+        self.takes_proof = answer.proof
         return OpenedChain(answer.header, answer.tail, answer.quota, answer.writable)
+
+    async def prove(self, device: bytes, sign: Callable[[bytes], bytes]) -> None:
+        """Show that one has the key of a device of the chain: it spares the server its signatures, where `takes_proof`.
+
+        sign: makes the device's signature. Raises InvalidError.
+        """
+        signature = sign(self._requests.device_statement)
+        await self._requests.ask(Done, lambda number: Prove(number, device, signature))
 
     async def document(self, name: str) -> tuple[bytes, int]:
         """A small named file of the chain ("chain", "keys") and its generation; (b"", 0) when there is none."""
@@ -123,19 +138,29 @@ class ServerConnection:
             found += answer.bodies
         return found
 
-    async def take_lease(self, name: str, holder: bytes, seconds: float) -> HeldLease:
-        """Have `name` (a-z, 0-9, "./-", up to 64) for oneself. Raises BusyError while somebody else has it."""
-        answer = await self._requests.ask(LeaseIs, lambda number: TakeLease(number, name, holder, seconds))
-        return HeldLease(answer.token, answer.seconds)
+    async def take_lease(
+        self, claim: Claim, *, wait: bool = False, late: Callable[[], None] = lambda: None
+    ) -> GivenLease:  # fmt: skip
+        """Have what is claimed, as `messages.TakeLease` explains. Raises HeldError while somebody else has it.
 
-    async def renew_lease(self, name: str, token: int, seconds: float) -> HeldLease:
-        """Keep a lease. Raises FencedError when it has ended."""
-        answer = await self._requests.ask(LeaseIs, lambda number: RenewLease(number, name, token, seconds))
-        return HeldLease(answer.token, answer.seconds)
+        wait: for however long it takes, instead. late: called when it was given although the call was cancelled.
+        Raises FencedError when what was had with the claim's token has ended, DeadlockError, NoLocksError.
+        """
+        asking = Asking.WAIT if wait else Asking.TRY
+        answer = await self._requests.ask_for_lease(partial(_take_lease, claim, asking), lambda _: late(), patient=wait)
+        return GivenLease(answer.token, answer.seconds, answer.sequence)
 
-    async def release_lease(self, name: str, token: int) -> None:
-        """End a lease. Nothing happens if it has ended."""
-        await self._requests.ask(Done, lambda number: ReleaseLease(number, name, token))
+    async def test_lease(self, claim: Claim) -> None:
+        """Raise HeldError if somebody else has what would be claimed."""
+        await self._requests.ask_for_lease(partial(_take_lease, claim, Asking.TEST), lambda _: None, patient=False)
+
+    async def renew_leases(self, seconds: float) -> None:
+        """Keep all leases of this connection. Raises FencedError, once, when some of them have ended."""
+        await self._requests.ask(Done, lambda number: RenewLease(number, seconds))
+
+    async def release_lease(self, name: str, owner: bytes, start: int, end: int) -> None:
+        """End what an owner has of bytes `start` to `end`. Nothing happens if it has nothing there."""
+        await self._requests.ask(Done, lambda number: ReleaseLease(number, name, owner, start, end))
 
     async def stats(self) -> StatsAre:
         """What the node knows of the chain, in numbers."""
@@ -157,23 +182,30 @@ class ServerConnection:
         await self._requests.ended.wait()
 
 
+def _take_lease(claim: Claim, asking: Asking, number: int) -> TakeLease:
+    return TakeLease(
+        number, claim.name, claim.owner, claim.start, claim.end, claim.exclusive, claim.seconds, asking, claim.token
+    )
+
+
 def _get_bodies(wanted: list[tuple[int, int]], number: int) -> GetBodies:
     return GetBodies(number, wanted)
 
 
 @asynccontextmanager
 async def connect(
-    url: ServerUrl, identity: SigningKey, pin: bytes | None, *, timeout: float = 10.0
+    url: ServerUrl, identity: SigningKey, pin: bytes | None, *, timeout: float = 10.0, authorities: Path | None = None
 ) -> AsyncIterator[ServerConnection]:
     """A connection to the server of `url`, on which no chain is open yet; it ends with the block.
 
     pin: the fingerprint of the server's key, or None to take any (then keep `fingerprint`, which has been proven).
-    timeout: seconds for the transport, and again until the server has let the client in. Raises ConnectionLostError,
+    timeout: seconds for the transport, and again until the server has let the client in. authorities: a file with
+    certificates (PEM), besides the system's, that may vouch for that of a `wss` server. Raises ConnectionLostError,
     WrongServerError, RefusedError and what else the server refuses with, UnsupportedError (no common version),
     ProtocolError; inside the block, only what the block itself raises.
     """
     async with (
-        open_transport(url, timeout=timeout) as transport,
+        open_transport(url, timeout=timeout, authorities=authorities) as transport,
         connect_transport(transport, identity, pin, timeout=timeout) as connection,
     ):
         yield connection

@@ -37,6 +37,9 @@ SMALL_MESSAGE = 1 << 20
 _FIRST_MESSAGE = 256
 
 
+_DEVICE = b"atedb v1 wire device"
+
+
 class _End(ABC):
     """What both ends have in common. ready: the client has been let in."""
 
@@ -102,7 +105,13 @@ class ClientProtocol(_End):
         self._identity = identity
         self._shake = ClientHandshake(pin, versions)
         self._answered_hello = False
+        self._transcript = b""
         self._plain.append(self._shake.hello())
+
+    @property
+    def device_statement(self) -> bytes:
+        """What a device signs to prove its key in this conversation. Only when ready."""
+        return _DEVICE + self._transcript
 
     @property
     def fingerprint(self) -> bytes:
@@ -140,6 +149,7 @@ class ClientProtocol(_End):
             self._answered_hello = True
             return
         keys = self._shake.server_key(data)
+        self._transcript = keys.transcript
         self._sealer, self._opener = RecordSealer(keys.to_server), RecordOpener(keys.to_client)
         self._send(Authenticate(1, self._identity.public, self._identity.sign(_signed(keys))))
 
@@ -155,6 +165,12 @@ class ServerProtocol(_End):
         self.identity: bytes | None = None
         self._shake = ServerHandshake(key, versions)
         self._keys: ChannelKeys | None = None
+
+    @property
+    def device_statement(self) -> bytes:
+        """What a device signs to prove its key in this conversation. Only once the client's identity is proven."""
+        assert self._keys is not None
+        return _DEVICE + self._keys.transcript
 
     @property
     def refused(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno as _errno
 
-from atedb.errors import AteError, ExitCode
+from atedb.errors import AteError, BusyError, ExitCode
 
 
 class ProtocolError(AteError):
@@ -57,3 +57,29 @@ class UnavailableError(AteError):
 
     exit_code = ExitCode.UNREACHABLE
     code = "unavailable"
+
+
+class HeldError(BusyError):
+    """Somebody else has what was to be locked. start, end, exclusive: of the lock that is in the way."""
+
+    errno = _errno.EAGAIN
+
+    def __init__(self, start: int, end: int, exclusive: bool) -> None:
+        super().__init__("somebody else has locked it")
+        self.start = start
+        self.end = end
+        self.exclusive = exclusive
+
+
+class DeadlockError(AteError):
+    """To wait for this lock would be to wait for oneself."""
+
+    errno = _errno.EDEADLK
+    code = "deadlock"
+
+
+class NoLocksError(AteError):
+    """Too many locks are held or waited for."""
+
+    errno = _errno.ENOLCK
+    code = "no-locks"

@@ -19,15 +19,24 @@ from atedb.errors import (
     StoreNotFoundError,
     UnsupportedError,
 )
-from atedb.net.errors import ProtocolError, RateError, RefusedError, UnavailableError
+from atedb.net.errors import (
+    DeadlockError,
+    NoLocksError,
+    ProtocolError,
+    RateError,
+    RefusedError,
+    UnavailableError,
+)
 from atedb.net.messages import MAX_TEXT, Failed, Goodbye
 
 _CLASSES: Final[dict[str, type[AteError]]] = {
     "busy": BusyError,
+    "deadlock": DeadlockError,
     "exists": StoreExistsError,
     "fenced": FencedError,
     "invalid": InvalidError,
     "limit": LimitError,
+    "no-locks": NoLocksError,
     "not-found": StoreNotFoundError,
     "quota": QuotaError,
     "rate": RateError,
@@ -38,7 +47,9 @@ _CLASSES: Final[dict[str, type[AteError]]] = {
 }
 
 # What these say names no place of the node's: their own words are passed on. Others are the node's own business.
-_OPEN_CODES = frozenset({"busy", "fenced", "invalid", "limit", "quota", "rate", "refused", "unavailable", "version"})
+_OPEN_CODES = frozenset(
+    {"busy", "deadlock", "fenced", "invalid", "limit", "no-locks", "quota", "rate", "refused", "unavailable", "version"}
+)
 _WORDS = {
     "exists": "there is another chain at this path already; nothing was changed",
     "not-found": "there is no chain at this path",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import trio
 
+from atedb.chain.position import Position
 from atedb.errors import AteError
 from atedb.net.errors import ProtocolError
 from atedb.net.messages import Grant, Unfollow
@@ -19,14 +20,15 @@ _GRANT_AT = 1 << 20
 class Following:
     """The batches of a chain as they come: `async for frames in following`. Made by `ServerConnection.follow`.
 
-    Each item is a list of frames, in order and without a gap; one's own batches are among them. It ends with the
-    error that ended it: ConnectionLostError, or what the server answered. `aclose` when nothing more is wanted.
+    Each item is a list of frames, in order and without a gap. In the place of batches that were appended over this
+    very connection meanwhile is the position of the last of them. It ends with the error that ended it:
+    ConnectionLostError, or what the server answered. `aclose` when nothing more is wanted.
     """
 
     def __init__(self, request: int, send: Callable[[Grant | Unfollow], None]) -> None:
         self._request = request
         self._send = send
-        self._waiting: deque[list[bytes]] = deque()
+        self._waiting: deque[list[bytes] | Position] = deque()
         self._news = trio.Event()
         self._error: AteError | None = None
         self._credit = WINDOW
@@ -35,19 +37,21 @@ class Following:
     def __aiter__(self) -> Following:
         return self
 
-    async def __anext__(self) -> list[bytes]:
-        """The next frames; waits for them without a bound, because there may be none for a long time."""
+    async def __anext__(self) -> list[bytes] | Position:
+        """What comes next; waits for it without a bound, because there may be nothing for a long time."""
         await trio.lowlevel.checkpoint()
         while not self._waiting:
             if self._error is not None:
                 raise self._error
             await self._news.wait()
             self._news = trio.Event()
-        frames = self._waiting.popleft()
-        self._taken += size_of(frames)
+        news = self._waiting.popleft()
+        if isinstance(news, Position):
+            return news
+        self._taken += size_of(news)
         if self._taken >= _GRANT_AT and self._error is None:
             self._grant()
-        return frames
+        return news
 
     async def aclose(self) -> None:
         """Nothing more is wanted."""
@@ -62,13 +66,16 @@ class Following:
         """Whether nothing more comes, or nothing more is wanted."""
         return self._error is not None
 
-    def add(self, frames: list[bytes]) -> None:
+    def add(self, news: list[bytes] | Position) -> None:
         """What the server sent. Raises ProtocolError if it was not to."""
-        if self._credit <= 0:
-            raise ProtocolError("the server sends more than it was asked for")
-        self._credit -= size_of(frames)
+        if isinstance(news, list):
+            if self._credit <= 0:
+                raise ProtocolError("the server sends more than it was asked for")
+            self._credit -= size_of(news)
+        elif self._waiting and isinstance(self._waiting[-1], Position):
+            self._waiting.pop()  # the later one says it all, and whoever takes nothing up holds no more than its window
         if self._error is None:
-            self._waiting.append(frames)
+            self._waiting.append(news)
             self._news.set()
 
     def end(self, error: AteError) -> None:

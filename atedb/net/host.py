@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from atedb.chain.files import ChainFiles
 from atedb.chain.position import Position
 from atedb.net.budget import ByteBudget
+from atedb.net.errors import HeldError
 
 
 class Access(NamedTuple):
@@ -43,8 +44,20 @@ Authenticator = Callable[[bytes], Guest]
 """(Ed25519 public key, proven) -> who that is. Raises RefusedError, LimitError (too many connections), StorageError."""
 
 
+class Claim(NamedTuple):
+    """What somebody would have: bytes `start` to `end`, both included. `TakeLease` explains the rest."""
+
+    name: str
+    owner: bytes
+    start: int
+    end: int
+    exclusive: bool
+    seconds: float
+    token: int = 0
+
+
 class Lease(Protocol):
-    """What is exclusive for so many seconds from now."""
+    """What somebody has for so many seconds from now, unless it is renewed."""
 
     @property
     def token(self) -> int:
@@ -89,16 +102,28 @@ class Chain(Protocol):
     @property
     def tail(self) -> Position: ...
 
-    async def append(self, client: object, frames: Sequence[bytes], *, quota: int | None = None) -> Position:
+    @property
+    def takes_proof(self) -> bool:
+        """Whether a device that has proven its key is believed without its signatures."""
+
+    async def append(
+        self, client: object, frames: Sequence[bytes], *, quota: int | None = None, proven: bytes = b""
+    ) -> Position:
         """Takes its place among the client's appends before it first waits."""
 
-    def follow(self, first: int, *, limit: int, slim: bool) -> AsyncGenerator[list[bytes], None]: ...
+    def follow(
+        self, first: int, *, limit: int, slim: bool, client: object
+    ) -> AsyncGenerator[list[bytes] | Position, None]: ...
     async def bodies(self, wanted: Sequence[tuple[int, int]], *, limit: int) -> list[bytes]: ...
     async def document(self, name: str) -> tuple[bytes, int]: ...
     async def put_document(self, name: str, data: bytes, expected: int) -> int: ...
-    async def lease(self, name: str, holder: bytes, seconds: float) -> Lease: ...
-    async def renew(self, name: str, token: int, seconds: float) -> Lease: ...
-    async def release(self, name: str, token: int) -> None: ...
+    async def take_lease(self, client: object, claim: Claim, told: Callable[[HeldError], None] | None) -> Lease:
+        """told: called once if it has to be waited for; without, HeldError is raised then."""
+
+    async def test_lease(self, claim: Claim) -> None: ...
+    async def renew_leases(self, client: object, seconds: float) -> None: ...
+    async def release_lease(self, client: object, name: str, owner: bytes, start: int, end: int) -> None: ...
+    def leave(self, client: object) -> None: ...
     def stats(self) -> Stats: ...
 
 

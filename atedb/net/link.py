@@ -1,8 +1,8 @@
 """What keeps a replica in step with its server: connects, compares, follows, sends, and begins again for ever.
 
 A replica is reached through `Local`. Its own batches that are not acknowledged yet are *pending*; they are sent in
-order. Batches of others are handed to `Local.take`, which has to put what is pending on top of them. One's own batches
-come back among those that are followed, so that the order there is the order everywhere.
+order. Batches of others are handed to `Local.take`, which has to put what is pending on top of them. One's own have
+their place among those that are followed, so that the order there is the order everywhere.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Link:
         try:
             with trio.move_on_after(seconds):
                 while self._local.acked.sequence < target[0]:
-                    await self._hope()
+                    await self.hope()
                 return
         finally:
             self._targets.remove(target)
@@ -159,15 +159,23 @@ class Link:
             f"sent when the server takes it{self._why()}"
         )
 
+    async def reached(self, sequence: int) -> None:
+        """Return when all that the server has up to `sequence` is here. Raises UnreachableError, as `acknowledged`."""
+        while self._local.acked.sequence < sequence:
+            await self.hope()
+        async with self._turn:  # what is being taken in has been then
+            pass
+
     async def tried(self) -> None:
         """Return when the first attempt to connect has come to something, or to nothing."""
         while self.state is LinkState.CONNECTING:
             await self._news.wait()
 
     async def in_step(self, seconds: float) -> bool:
-        """Wait until all that the server had when we met is here. False: there was no server for so many seconds."""
+        """Wait until all that the server had when we met is here, one batch at least: whoever makes a chain sends its
+        first one a moment later. False: there was no server, or nothing, for so many seconds."""
         with trio.move_on_after(seconds) as patience:
-            while self.state is not LinkState.ONLINE:
+            while self.state is not LinkState.ONLINE or not self._local.acked.sequence:
                 if self.state is LinkState.STOPPED:
                     return False
                 before = self._local.acked
@@ -181,7 +189,7 @@ class Link:
         """Sealed bodies by (sequence, place). Raises UnreachableError, within a bound."""
         with trio.move_on_after(ANSWER_SECONDS):
             while self.connection is None:
-                await self._hope()
+                await self.hope()
             try:
                 return await self.connection.bodies(wanted)
             except (ConnectionLostError, *_PASSES) as error:
@@ -190,7 +198,7 @@ class Link:
                 ) from None
         raise UnreachableError(f"the content is on the server only, which has not answered for {ANSWER_SECONDS:.0f} s")
 
-    async def _hope(self) -> None:
+    async def hope(self) -> None:
         """Wait for news, as long as some may be expected soon. Raises UnreachableError."""
         given_up = self._lost + GRACE if self.state is LinkState.OFFLINE else math.inf
         if self.state is LinkState.STOPPED or trio.current_time() >= given_up:
@@ -280,9 +288,12 @@ class Link:
                 await connection.ping()
 
     async def _receive(self, connection: ServerConnection) -> None:
-        async for frames in connection.follow(self._local.acked.sequence + 1, slim=True):
+        async for news in connection.follow(self._local.acked.sequence + 1, slim=True):
             async with self._changing():
-                await self._local.take(frames)
+                if isinstance(news, Position):
+                    await self._local.acknowledge(news)
+                else:
+                    await self._local.take(news)
             self._if_in_step()
 
     async def _send(self, connection: ServerConnection) -> None:

@@ -6,12 +6,13 @@ whatever no correct program sends raises ProtocolError. `docs/protocol.md` has t
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Annotated, ClassVar
 
 import msgspec
 from msgspec import Meta
 
-from atedb.chain.format import MAX_FRAME
+from atedb.chain.format import MAX_BODY, MAX_FRAME
 from atedb.chain.position import Position
 from atedb.net.errors import ProtocolError
 from atedb.net.url import MAX_PATH
@@ -26,7 +27,8 @@ MAX_BODIES = 1024
 """Sealed bodies asked for in one message."""
 MAX_CREDIT = 64 << 20
 """Bytes that a follower may grant in all."""
-MAX_LEASE = 3600.0
+MAX_LEASE = 60.0
+"""Seconds that a lease lasts without its holder. A restarted node gives none for as long."""
 MAX_TEXT = 500
 
 _TOP = (1 << 63) - 1
@@ -36,10 +38,11 @@ Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Path = Annotated[str, Meta(min_length=1, max_length=MAX_PATH)]
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9]{1,32}\Z")]
 LeaseName = Annotated[str, Meta(pattern=r"^[a-z0-9./-]{1,64}\Z")]
-Holder = Annotated[bytes, Meta(min_length=1, max_length=64)]
+Owner = Annotated[bytes, Meta(min_length=1, max_length=64)]
 Seconds = Annotated[float, Meta(gt=0, le=MAX_LEASE)]
 Document = Annotated[bytes, Meta(max_length=MAX_DOCUMENT)]
 Frame = Annotated[bytes, Meta(min_length=1, max_length=MAX_FRAME)]
+Body = Annotated[bytes, Meta(max_length=MAX_BODY)]
 Credit = Annotated[int, Meta(ge=1, le=MAX_CREDIT)]
 
 
@@ -100,7 +103,8 @@ class Grant(Message, frozen=True, tag=6):
 
 
 class Unfollow(Message, frozen=True, tag=7):
-    """Nothing more of what the request `id` follows. Answered with `Done` when nothing more is on its way."""
+    """Nothing more of what the request `id` follows, or waits for. A follower is answered with `Done` when nothing more
+    is on its way; whoever waits, with `Failed` (`busy`), unless the lease was given before."""
 
 
 class Append(Message, frozen=True, tag=8):
@@ -119,27 +123,49 @@ class GetBodies(Message, frozen=True, tag=9):
     ]
 
 
+class Asking(IntEnum):
+    """What is to be done about a lease that somebody else has."""
+
+    TRY = 0
+    """Nothing."""
+    WAIT = 1
+    """Wait for it."""
+    TEST = 2
+    """Nothing, and if nobody has it, it is not taken either."""
+
+
 class TakeLease(Message, frozen=True, tag=10):
-    """Have what is called `name` for oneself. holder: who asks, in its own words."""
+    """Have bytes `start` to `end`, both included, of what is called `name`, instead of whatever one has there.
+
+    owner: who asks; opaque, unique, and the same through all connections of one client. exclusive: or shared. seconds:
+    how long all leases of this connection last from now on. token: the newest that this owner has for this name, 0 for
+    none: what was taken over another connection is taken over with it, and refused (`fenced`) when it has ended.
+    Answered with LeaseIs, or LeaseHeld, which in case of WAIT is followed by LeaseIs, unless `Unfollow` comes before.
+    """
 
     name: LeaseName
-    holder: Holder
+    owner: Owner
+    start: Number
+    end: Number
+    exclusive: bool
     seconds: Seconds
+    asking: Asking
+    token: Number
 
 
 class RenewLease(Message, frozen=True, tag=11):
-    """Keep a lease. token: the one that it was given with."""
+    """Keep all leases of this connection for `seconds` from now on; `fenced` when some of them have ended."""
 
-    name: LeaseName
-    token: Number
     seconds: Seconds
 
 
 class ReleaseLease(Message, frozen=True, tag=12):
-    """End a lease."""
+    """End what the owner has of bytes `start` to `end`, both included."""
 
     name: LeaseName
-    token: Number
+    owner: Owner
+    start: Number
+    end: Number
 
 
 class GetStats(Message, frozen=True, tag=13):
@@ -148,6 +174,13 @@ class GetStats(Message, frozen=True, tag=13):
 
 class Ping(Message, frozen=True, tag=14):
     """Is the node there?"""
+
+
+class Prove(Message, frozen=True, tag=15):
+    """Who appends has the key of this device of the chain. signature: its own, over this conversation."""
+
+    device: Bytes32
+    signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
 
 
 # What a node says.
@@ -168,7 +201,9 @@ class Failed(Message, frozen=True, tag=33):
 
 
 class Opened(Message, frozen=True, tag=34):
-    """header: of the chain. quota: bytes that the tenant may store in all, or none. writable: whether it may append."""
+    """header: of the chain. quota: bytes that the tenant may store in all, or none. writable: whether it may append.
+
+    proof: signatures of a device are not verified when it appends over a connection on which it did `Prove` its key."""
 
     bulk: ClassVar[bool] = True
     header: Annotated[bytes, Meta(min_length=1, max_length=MAX_HEADER)]
@@ -176,6 +211,7 @@ class Opened(Message, frozen=True, tag=34):
     hash: Bytes32
     quota: Number | None
     writable: bool
+    proof: bool
 
     @property
     def tail(self) -> Position:
@@ -209,14 +245,16 @@ class BodiesAre(Message, frozen=True, tag=38):
     """The first of the bodies asked for, at least one; the others are to be asked for again."""
 
     bulk: ClassVar[bool] = True
-    bodies: Annotated[list[bytes], Meta(min_length=1, max_length=MAX_BODIES)]
+    bodies: Annotated[list[Body], Meta(min_length=1, max_length=MAX_BODIES)]
 
 
 class LeaseIs(Message, frozen=True, tag=39):
-    """The lease, from now on. token: higher than that of any lease before."""
+    """The lease, from now on. token: higher than that of any lease before; 0 if it was only tested. sequence: of the
+    newest batch: what former holders have appended is not after it."""
 
     token: Number
     seconds: Seconds
+    sequence: Number
 
 
 class LaneIs(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -258,13 +296,31 @@ class Goodbye(Message, frozen=True, tag=43):
     text: Annotated[str, Meta(max_length=MAX_TEXT)]
 
 
+class LeaseHeld(Message, frozen=True, tag=44):
+    """Somebody else has a lease that is in the way: its bytes `start` to `end`, both included, and how."""
+
+    start: Number
+    end: Number
+    exclusive: bool
+
+
+class Own(Message, frozen=True, tag=45):
+    """In the place of batches that this connection has appended since it follows the chain: the last of them.
+
+    Bulk, to come in its order among `Batches`."""
+
+    bulk: ClassVar[bool] = True
+    sequence: Number
+    hash: Bytes32
+
+
 Request = (
     Authenticate | Open | GetDocument | PutDocument | Follow | Grant | Unfollow | Append | GetBodies | TakeLease
-    | RenewLease | ReleaseLease | GetStats | Ping
+    | RenewLease | ReleaseLease | GetStats | Ping | Prove
 )  # fmt: skip
 Answer = (
     Welcome | Failed | Opened | DocumentIs | Batches | Appended | BodiesAre | LeaseIs | StatsAre | Done | Pong
-    | Goodbye
+    | Goodbye | LeaseHeld | Own
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

@@ -7,17 +7,33 @@ waits for something.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import trio
 
+from atedb.chain.position import Position
 from atedb.errors import AteError
 from atedb.net.connection import ClientProtocol
-from atedb.net.errors import ConnectionLostError, ProtocolError
+from atedb.net.errors import ConnectionLostError, HeldError, ProtocolError
 from atedb.net.failures import error_of
 from atedb.net.following import WINDOW, Following
-from atedb.net.messages import Answer, Batches, Done, Failed, Follow, Goodbye, Ping, Request, Welcome
+from atedb.net.messages import (
+    Answer,
+    Batches,
+    Done,
+    Failed,
+    Follow,
+    Goodbye,
+    LeaseHeld,
+    LeaseIs,
+    Own,
+    Ping,
+    Request,
+    Unfollow,
+    Welcome,
+)
 from atedb.net.pump import Pump
 from atedb.net.transport import Transport
 
@@ -40,19 +56,37 @@ _Wanted = TypeVar("_Wanted", bound=Answer)
 
 
 class _Waiting:
-    """A request that is not answered yet. place: what it gives back when it is, one of a lane's."""
+    """A request that is not answered yet. place: what it gives back when it is, one of a lane's.
 
-    def __init__(self, place: trio.Semaphore | None) -> None:
+    patient: the server may say that it takes its time; then, queued, it has no place and no bound. late: who is told of
+    a lease when nobody waits for it any more.
+    """
+
+    def __init__(self, place: trio.Semaphore | None, *, patient: bool = False) -> None:
         self.done = trio.Event()
         self.answer: Answer | None = None
+        self.late: Callable[[LeaseIs], None] | None = None
+        self.patient = patient
+        self.queued = False
         self._place = place
+
+    def queue(self) -> None:
+        """It is answered some day."""
+        self.queued = True
+        self._give_place()
 
     def end(self, answer: Answer | None) -> None:
         """It is answered, or never will be."""
         self.answer = answer
         self.done.set()
-        if self._place is not None:
-            self._place.release()
+        self._give_place()
+        if self.late is not None and isinstance(answer, LeaseIs):
+            self.late(answer)
+
+    def _give_place(self) -> None:
+        place, self._place = self._place, None
+        if place is not None:
+            place.release()
 
 
 class _Lane:
@@ -84,6 +118,32 @@ class Requests:
 
         Raises what the server answers with, ConnectionLostError, ProtocolError. Cancelled, it may be carried out.
         """
+        _, waiting = await self._begin(make, large=large)
+        await self._answered(waiting)
+        return self._result(waiting, wanted)
+
+    async def ask_for_lease(
+        self, make: Callable[[int], Request], late: Callable[[LeaseIs], None], *, patient: bool
+    ) -> LeaseIs:  # fmt: skip
+        """As `ask`. patient: however long it takes, where the server says that somebody else has it.
+
+        late: called with a lease that is given although this was cancelled. Raises HeldError.
+        """
+        number, waiting = await self._begin(make, patient=patient)
+        try:
+            await self._answered(waiting)
+        except BaseException:
+            waiting.late = late
+            self.send(Unfollow(number))
+            raise
+        if isinstance(waiting.answer, LeaseHeld):
+            raise HeldError(waiting.answer.start, waiting.answer.end, waiting.answer.exclusive)
+        return self._result(waiting, LeaseIs)
+
+    async def _begin(
+        self, make: Callable[[int], Request], *, large: bool = False, patient: bool = False
+    ) -> tuple[int, _Waiting]:  # fmt: skip
+        """Send a request when there is a place for it: its number, and what is known of it."""
         lane = self._large if large else self._small
         async with lane.turn:
             await lane.places.acquire()
@@ -93,11 +153,13 @@ class Requests:
             except BaseException:
                 lane.places.release()
                 raise
-            waiting = _Waiting(lane.places)
+            waiting = _Waiting(lane.places, patient=patient)
             number = next(self._numbers)
             self._waiting[number] = waiting
             self.send(make(number))
-        await self._answered(waiting)
+        return number, waiting
+
+    def _result(self, waiting: _Waiting, wanted: type[_Wanted]) -> _Wanted:
         if waiting.answer is None:
             raise self._lost()
         if isinstance(waiting.answer, Failed):
@@ -115,6 +177,11 @@ class Requests:
         else:
             following.end(self._lost())
         return following
+
+    @property
+    def device_statement(self) -> bytes:
+        """What a device signs to prove its key in this conversation."""
+        return self._protocol.device_statement
 
     def send(self, message: Request) -> None:
         """Queue something that needs no answer; nothing is done when the connection has ended."""
@@ -198,12 +265,18 @@ class Requests:
             raise error_of(answer)
         if following is not None and isinstance(answer, Batches):
             following.add(answer.frames)
+        elif following is not None and isinstance(answer, Own):
+            following.add(Position(answer.sequence, answer.hash))
         elif following is not None and isinstance(answer, Failed | Done):
             del self._followings[answer.id]
             if isinstance(answer, Failed):
                 following.end(error_of(answer))
             elif not following.ended:
-                raise ProtocolError("the server ends what it was asked for without a word")
+                error = ProtocolError("the server ends what it was asked for without a word")
+                following.end(error)
+                raise error
+        elif isinstance(answer, LeaseHeld) and answer.id in self._waiting and self._waiting[answer.id].patient:
+            self._waiting[answer.id].queue()
         elif answer.id in self._waiting:
             self._waiting.pop(answer.id).end(answer)
         else:
@@ -215,6 +288,8 @@ class Requests:
         bound = ANSWER_SECONDS + self._protocol.queued / SLOWEST
         while not waiting.done.is_set():
             ends = min(max(start + bound, self._piece + ANSWER_SECONDS), start + bound + LONGEST_SECONDS)
+            if waiting.queued:
+                ends = math.inf
             if trio.current_time() >= ends:
                 self.end(ConnectionLostError(f"the server has not answered a request for {ends - start:.0f} seconds"))
                 return

@@ -9,16 +9,19 @@ from contextlib import aclosing
 import trio
 
 from atedb.chain.format import MAX_BODY
-from atedb.errors import AteError, InvalidError
-from atedb.net.errors import ProtocolError, RefusedError, UnavailableError
+from atedb.chain.position import Position
+from atedb.crypto.signing import BadSignatureError, verify_signature
+from atedb.errors import AteError, BusyError, InvalidError
+from atedb.net.errors import HeldError, NoLocksError, ProtocolError, RefusedError, UnavailableError
 from atedb.net.failures import failed
 from atedb.net.following import size_of
-from atedb.net.host import Access, Chain, Guest, LaneStats
+from atedb.net.host import Access, Chain, Claim, Guest, LaneStats
 from atedb.net.messages import (
     MAX_CREDIT,
     Answer,
     Append,
     Appended,
+    Asking,
     Batches,
     BodiesAre,
     DocumentIs,
@@ -30,7 +33,10 @@ from atedb.net.messages import (
     GetStats,
     Grant,
     LaneIs,
+    LeaseHeld,
     LeaseIs,
+    Own,
+    Prove,
     PutDocument,
     ReleaseLease,
     RenewLease,
@@ -43,6 +49,8 @@ from atedb.net.pump import Pump
 
 MAX_UNDER_WAY = 64
 """Requests of one client that are carried out at a time; it is not heard while there are as many."""
+MAX_WAITS = 1024
+"""Requests of one client that wait for leases."""
 BODIES_BYTES = 2 << 20
 """Bytes of sealed bodies in one answer, or one body."""
 FOLLOW_BYTES = 256 << 10
@@ -64,7 +72,9 @@ class _Follower:
 
 
 class Serving:
-    """One client's requests about one chain. send: queues an answer. tasks: where requests are carried out."""
+    """One client's requests about one chain. send: queues an answer. tasks: where requests are carried out. statement:
+    what a device signs to prove its key in this conversation.
+    """
 
     def __init__(
         self,
@@ -75,6 +85,7 @@ class Serving:
         send: Callable[[Answer], None],
         pump: Pump,
         tasks: trio.Nursery,
+        statement: bytes,
     ) -> None:
         self._chain = chain
         self._access = access
@@ -82,6 +93,8 @@ class Serving:
         self._send = send
         self._pump = pump
         self._tasks = tasks
+        self._statement = statement
+        self._proven = b""
         self._places = trio.Semaphore(MAX_UNDER_WAY)
         self._under_way: set[int] = set()
         self._entered = trio.Event()
@@ -89,6 +102,7 @@ class Serving:
         self._large_answer = trio.Lock()
         self._follower: _Follower | None = None
         self._idle = trio.Event()
+        self._waits: dict[int, trio.CancelScope] = {}
 
     async def take(self, request: Request, size: int, reserved: int) -> None:
         """Begin to carry a request out. Waits while there are too many.
@@ -100,11 +114,13 @@ class Serving:
             self._grant(request)
         elif isinstance(request, Unfollow):
             self._unfollow(request)
-        elif request.id in self._under_way:
+        elif request.id in self._under_way or request.id in self._waits:
             self._guest.memory.give(reserved)
             raise ProtocolError("a request has the number of one that is under way")
         elif isinstance(request, Follow):
             self._begin_to_follow(request)
+        elif isinstance(request, TakeLease) and request.asking is Asking.WAIT:
+            self._begin_to_wait(request, size)
         else:
             try:
                 await self._places.acquire()
@@ -118,7 +134,7 @@ class Serving:
             self._tasks.start_soon(self._carry_out, request, size, reserved, before, entered)
 
     async def finish(self) -> None:
-        """Nothing more is taken: return when all that was is answered."""
+        """Nothing more is taken: return when all that was is answered, but for those who wait for leases."""
         if self._follower is not None:
             self._follower.last = failed(self._follower.request.id, UnavailableError("the server is being stopped"))
             self._follower.scope.cancel()
@@ -155,7 +171,7 @@ class Serving:
         await self._guest.spend(size)
         # The next one goes on when this one first waits; by then it has its place among the chain's appends.
         entered.set()
-        position = await self._chain.append(self, request.frames, quota=self._access.quota)
+        position = await self._chain.append(self, request.frames, quota=self._access.quota, proven=self._proven)
         return Appended(request.id, position.sequence, position.hash)
 
     async def _answer(self, request: Request) -> Answer:
@@ -167,21 +183,31 @@ class Serving:
             case PutDocument(name=name, data=data, generation=generation):
                 self._require_writing()
                 return Done(number, await chain.put_document(name, data, generation))
-            case TakeLease(name=name, holder=holder, seconds=seconds):
+            case Prove():
+                self._prove(request)
+                return Done(number, 0)
+            case TakeLease():
+                return await self._take_lease(request)
+            case RenewLease(seconds=seconds):
                 self._require_writing()
-                lease = await chain.lease(name, holder, seconds)
-                return LeaseIs(number, lease.token, lease.seconds)
-            case RenewLease(name=name, token=token, seconds=seconds):
+                await chain.renew_leases(self, seconds)
+                return Done(number, 0)
+            case ReleaseLease():
                 self._require_writing()
-                lease = await chain.renew(name, token, seconds)
-                return LeaseIs(number, lease.token, lease.seconds)
-            case ReleaseLease(name=name, token=token):
-                self._require_writing()
-                await chain.release(name, token)
+                await chain.release_lease(self, request.name, request.owner, request.start, request.end)
                 return Done(number, 0)
             case GetStats():
                 return self._stats(number)
         raise InvalidError("a connection is about one chain, and one is open already")
+
+    def _prove(self, request: Prove) -> None:
+        if not self._chain.takes_proof:
+            raise InvalidError("this server verifies the signature of each batch")
+        try:
+            verify_signature(request.device, self._statement, request.signature)
+        except BadSignatureError:
+            raise InvalidError("the client does not have the device's key that it says") from None
+        self._proven = request.device
 
     def _stats(self, number: int) -> StatsAre:
         found = self._chain.stats()
@@ -210,6 +236,47 @@ class Serving:
                 self._guest.memory.give(held)
         return answer
 
+    # -- leases
+
+    async def _take_lease(self, request: TakeLease) -> Answer:
+        """Without waiting for it."""
+        self._require_writing()
+        try:
+            if request.asking is Asking.TEST:
+                await self._chain.test_lease(_claim(request))
+                return LeaseIs(request.id, 0, request.seconds, self._chain.tail.sequence)
+            lease = await self._chain.take_lease(self, _claim(request), None)
+        except HeldError as held:
+            return LeaseHeld(request.id, held.start, held.end, held.exclusive)
+        return LeaseIs(request.id, lease.token, lease.seconds, self._chain.tail.sequence)
+
+    def _begin_to_wait(self, request: TakeLease, size: int) -> None:
+        """For a lease: it may take for ever, so it takes none of the places."""
+        if len(self._waits) >= MAX_WAITS:
+            self._send(failed(request.id, NoLocksError(f"{MAX_WAITS} of this connection's requests wait for leases")))
+            return
+        scope = self._waits[request.id] = trio.CancelScope()
+        self._tasks.start_soon(self._wait_for_lease, request, size, scope)
+
+    async def _wait_for_lease(self, request: TakeLease, size: int, scope: trio.CancelScope) -> None:
+        def queued(held: HeldError) -> None:
+            self._send(LeaseHeld(request.id, held.start, held.end, held.exclusive))
+
+        answer: Answer | None = None
+        try:
+            with scope:
+                self._require_writing()
+                await self._guest.spend(size)
+                lease = await self._chain.take_lease(self, _claim(request), queued)
+                answer = LeaseIs(request.id, lease.token, lease.seconds, self._chain.tail.sequence)
+        except Exception as error:
+            answer = told(request.id, error)
+        finally:
+            del self._waits[request.id]
+        self._send(answer or failed(request.id, BusyError("it was no longer waited for")))
+
+    # -- following
+
     def _begin_to_follow(self, request: Follow) -> None:
         if self._follower is not None and not self._follower.scope.cancel_called:
             self._send(failed(request.id, InvalidError("a connection follows its chain once at a time")))
@@ -221,7 +288,7 @@ class Serving:
         request = follower.request
         try:
             with follower.scope:
-                batches = self._chain.follow(request.first, limit=FOLLOW_BYTES, slim=request.slim)
+                batches = self._chain.follow(request.first, limit=FOLLOW_BYTES, slim=request.slim, client=self)
                 async with aclosing(batches):
                     await self._pass_on(batches, follower)
         except Exception as error:
@@ -230,16 +297,19 @@ class Serving:
             self._follower = None
         self._send(follower.last)
 
-    async def _pass_on(self, batches: AsyncIterator[list[bytes]], follower: _Follower) -> None:
+    async def _pass_on(self, batches: AsyncIterator[list[bytes] | Position], follower: _Follower) -> None:
         while True:
             while follower.credit <= 0:
                 await follower.granted.wait()
                 follower.granted = trio.Event()
             await self._pump.room(ROOM)
-            frames = await anext(batches)
-            follower.credit -= size_of(frames)
+            news = await anext(batches)
+            if isinstance(news, Position):
+                self._send(Own(follower.request.id, *news))
+                continue
+            follower.credit -= size_of(news)
             # One message, so that what goes beyond the credit is one message, as the follower is entitled to expect.
-            self._send(Batches(follower.request.id, frames))
+            self._send(Batches(follower.request.id, news))
 
     def _grant(self, grant: Grant) -> None:
         follower = self._follower
@@ -253,10 +323,18 @@ class Serving:
     def _unfollow(self, request: Unfollow) -> None:
         if self._follower is not None and self._follower.request.id == request.id:
             self._follower.scope.cancel()
+        elif request.id in self._waits:
+            self._waits[request.id].cancel()
 
     def _require_writing(self) -> None:
         if not self._access.may_write:
             raise RefusedError("this identity may read this chain, but not write to it")
+
+
+def _claim(request: TakeLease) -> Claim:
+    return Claim(
+        request.name, request.owner, request.start, request.end, request.exclusive, request.seconds, request.token
+    )
 
 
 def _lane(lane: LaneStats) -> LaneIs:

@@ -170,18 +170,24 @@ class _Session:
 
     async def _serve(self, guest: Guest, chain: Chain, access: Access) -> None:
         failure: AteError | None = None
-        async with trio.open_nursery() as tasks:
-            serving = Serving(chain, access, guest, send=self._send, pump=self._pump, tasks=tasks)
-            try:
-                with self._unless_stopping():
-                    while True:
-                        request, size, reserved = await self._next(guest)
-                        await serving.take(request, size, reserved)
-                with trio.move_on_after(STOP_SECONDS):
-                    await serving.finish()
-            except AteError as error:
-                failure = error
-            tasks.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as tasks:
+                serving = Serving(
+                    chain, access, guest, send=self._send, pump=self._pump, tasks=tasks,
+                    statement=self._protocol.device_statement,
+                )  # fmt: skip
+                try:
+                    with self._unless_stopping():
+                        while True:
+                            request, size, reserved = await self._next(guest)
+                            await serving.take(request, size, reserved)
+                    with trio.move_on_after(STOP_SECONDS):
+                        await serving.finish()
+                except AteError as error:
+                    failure = error
+                tasks.cancel_scope.cancel()
+        finally:
+            chain.leave(serving)
         if failure is not None:
             raise failure
 
@@ -215,7 +221,7 @@ class _Session:
         header, _ = await chain.document("chain")
         if access.may_write:
             self._protocol.allow_large()
-        self._send(Opened(request.id, header, *chain.tail, access.quota, access.may_write))
+        self._send(Opened(request.id, header, *chain.tail, access.quota, access.may_write, chain.takes_proof))
         return chain, access
 
     def _send(self, answer: Answer) -> None:

@@ -7,11 +7,13 @@ read of the socket, and no more. There is nothing in the background, and a conne
 from __future__ import annotations
 
 import logging
+import os
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 import trio
 from websockets.client import ClientProtocol
@@ -38,6 +40,10 @@ _wire_log.setLevel(logging.CRITICAL)
 
 Gate = Callable[[trio.CancelScope], AbstractContextManager[None]]
 """Entered by each raw connection for as long as it lasts, with the scope that ends it at once when it is cancelled."""
+
+
+Tls = Callable[[], ssl.SSLContext]
+"""The certificate of a server, as it is now."""
 
 
 class WebSocketTransport:
@@ -159,12 +165,24 @@ class WebSocketTransport:
                 self._half_sent = False
 
 
-def _reason(exc: Exception) -> BaseException:
+def _trusting(authorities: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if authorities is not None:
+        try:
+            context.load_verify_locations(authorities)
+        except OSError as exc:  # ssl.SSLError among them
+            raise ConnectionLostError(f"there are no certificates that can be read in {authorities}: {exc}") from None
+    return context
+
+
+def _reason(exc: Exception) -> str:
     """What lies behind an error of a stream: of several attempts, the first."""
     reason = exc.__cause__ or exc
     while isinstance(reason, BaseExceptionGroup):
         reason = reason.exceptions[0]
-    return reason
+    if isinstance(reason, OSError) and not isinstance(reason, ssl.SSLError) and (reason.errno or 0) > 0:
+        return os.strerror(reason.errno or 0)
+    return str(reason)
 
 
 def _broken(exc: Exception) -> ConnectionLostError:
@@ -172,11 +190,13 @@ def _broken(exc: Exception) -> ConnectionLostError:
 
 
 @asynccontextmanager
-async def open_transport(url: ServerUrl, *, timeout: float) -> AsyncIterator[Transport]:
+async def open_transport(
+    url: ServerUrl, *, timeout: float, authorities: Path | None = None
+) -> AsyncIterator[Transport]:
     """A transport to the server of `url`, closed with the block. Raises ConnectionLostError, ProtocolError.
 
     timeout: seconds for everything before the block. With `wss`, the server's certificate must be one that this
-    system trusts, for the host's name.
+    system trusts, or somebody in the file `authorities` (PEM) vouches for, for the host's name.
     """
     stream: trio.abc.Stream | None = None
     try:
@@ -185,8 +205,9 @@ async def open_transport(url: ServerUrl, *, timeout: float) -> AsyncIterator[Tra
                 stream = await trio.open_tcp_stream(url.host, url.port)
                 _hold_back(stream)
                 if url.tls:
-                    context = ssl.create_default_context()
-                    stream = trio.SSLStream(stream, context, server_hostname=url.host, https_compatible=True)
+                    stream = trio.SSLStream(
+                        stream, _trusting(authorities), server_hostname=url.host, https_compatible=True
+                    )
                     await stream.do_handshake()
                 protocol = ClientProtocol(parse_uri(url.server + RESOURCE), max_size=MAX_RECORD, logger=_wire_log)
                 transport = WebSocketTransport(stream, protocol)
@@ -210,15 +231,15 @@ async def listen(
     handlers: trio.Nursery,
     *,
     gate: Gate,
-    tls: ssl.SSLContext | None = None,
+    tls: Tls | None = None,
     open_timeout: float = 10.0,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Take connections from `listeners` for ever, and run `handler` for each in the nursery `handlers`.
 
     To stop in peace: cancel this, then wait until `handlers` is empty. An error of a handler is logged and ends its
-    connection only. gate: around the whole life of each connection, TLS and the upgrade included. open_timeout:
-    seconds for these two.
+    connection only. gate: around the whole life of each connection, TLS and the upgrade included. tls: asked for each
+    connection; without, there is no TLS. open_timeout: seconds for these two.
     """
     serve = partial(_serve_stream, handler=handler, gate=gate, tls=tls, open_timeout=open_timeout)
     async with trio.open_nursery() as nursery:
@@ -231,7 +252,7 @@ async def _serve_stream(
     *,
     handler: Callable[[Transport], Awaitable[None]],
     gate: Gate,
-    tls: ssl.SSLContext | None,
+    tls: Tls | None,
     open_timeout: float,
 ) -> None:
     """One raw connection, from the first byte to the last."""
@@ -256,10 +277,10 @@ def _hold_back(stream: trio.abc.Stream) -> None:
         stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, _UNSENT)
 
 
-async def _upgraded(stream: trio.abc.Stream, tls: ssl.SSLContext | None) -> WebSocketTransport:
+async def _upgraded(stream: trio.abc.Stream, tls: Tls | None) -> WebSocketTransport:
     _hold_back(stream)
     if tls is not None:
-        stream = trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
+        stream = trio.SSLStream(stream, tls(), server_side=True, https_compatible=True)
         await stream.do_handshake()
     # Browsers say on whose behalf they come (RFC 6455 section 10.2); web pages have no business with a server here.
     protocol = ServerProtocol(origins=[None], max_size=MAX_RECORD, logger=_wire_log)

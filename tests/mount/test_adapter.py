@@ -100,7 +100,7 @@ class Scene:
         self.vault = FakeVault()
         self.committer = FakeCommitter()
         self.fetched = 0
-        self.adapter = PyfuseAdapter(cast(Any, self.vault), cast(Any, self.committer), cast(Any, None), RequestLoop())
+        self.adapter = PyfuseAdapter(cast(Any, self.vault), cast(Any, self.committer), RequestLoop())
 
     def absent(self) -> NotResident:
         def fetch() -> None:

@@ -205,6 +205,21 @@ def test_a_lone_sync_is_one_commit_and_one_barrier_on_the_spot(scene: Scene) -> 
     scene.play(play)
 
 
+def test_what_is_to_be_shared_is_settled_and_whoever_sends_it_is_told(scene: Scene) -> None:
+    async def play() -> None:
+        told: list[int] = []
+        scene.committer.committed = lambda: told.append(scene.chain.settled)
+        assert scene.committer.clean
+        scene.write(4096)
+        assert not scene.committer.clean
+        await scene.committer.sync()
+        assert (scene.chain.settled, scene.committer.clean) == (0, False)  # put off until there is time
+        await scene.committer.share()
+        assert (told[-1], scene.committer.clean) == (1, True)
+
+    scene.play(play)
+
+
 def test_many_syncs_at_once_share_a_commit_and_a_barrier(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Waiting, "pending", lambda self: True)
 

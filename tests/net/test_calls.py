@@ -25,9 +25,14 @@ from atedb.errors import (
 )
 from atedb.net.client import connect_transport
 from atedb.net.errors import ConnectionLostError, RateError, RefusedError, UnavailableError, WrongServerError
-from atedb.net.host import Access
+from atedb.net.host import Access, Claim
+from atedb.net.locks import LAST
 from atedb.testing.links import Link
 from tests.net.wire import FILES, IDENTITY, KEY, PATH, STRANGER, ListChain, Node, connected, run, serving
+
+
+def claim(name: str, seconds: float = 20.0) -> Claim:
+    return Claim(name, b"me", 0, LAST, True, seconds)
 
 
 def test_every_call_is_carried_out_and_answered() -> None:
@@ -42,9 +47,10 @@ def test_every_call_is_carried_out_and_answered() -> None:
             assert await connection.document("nothing") == (b"", 0)
             assert await connection.append([b"one", b"two"]) == Position(2, digest(b"two"))
             assert await connection.bodies([(1, 7), (2, 8)]) == [b"body\x07", b"body\x08"]
-            assert await connection.take_lease("compaction", b"me", 10.0) == (1, 10.0)
-            assert await connection.renew_lease("compaction", 1, 20.0) == (1, 20.0)
-            await connection.release_lease("compaction", 1)
+            assert await connection.take_lease(claim("compaction", 10.0)) == (1, 10.0, 2)
+            await connection.test_lease(claim("compaction"))
+            await connection.renew_leases(20.0)
+            await connection.release_lease("compaction", b"me", 0, LAST)
             stats = await connection.stats()
             assert (stats.sequence, stats.stored, stats.used, stats.quota) == (2, 6, 12345, 1 << 30)
             assert await connection.ping() < 1
@@ -149,7 +155,7 @@ def test_appends_are_carried_out_in_the_order_in_which_they_were_made() -> None:
 def test_what_is_small_overtakes_an_upload() -> None:
     async def main() -> None:
         node = Node()
-        link = Link(capacity=0, delay=0.01)
+        link = Link(capacity=0, delay=lambda: 0.01)
         async with connected(node, link) as connection, trio.open_nursery() as nursery:
             nursery.start_soon(connection.append, [bytes(8 << 20)])  # 128 pieces, 1.3 s
             await trio.sleep(0.1)
@@ -169,6 +175,7 @@ def test_a_follower_gets_all_batches_in_order_also_beyond_its_window() -> None:
             await trio.sleep(10)
             seen: list[bytes] = []
             async for frames in following:
+                assert isinstance(frames, list)
                 seen += frames
                 if len(seen) == 20:
                     break
@@ -237,8 +244,10 @@ def test_who_may_only_read_changes_nothing() -> None:
             for refused in (
                 connection.append([b"two"]),
                 connection.put_document("keys", b"x", 1),
-                connection.take_lease("a", b"me", 1.0),
-                connection.release_lease("a", 1),
+                connection.take_lease(claim("a")),
+                connection.take_lease(claim("a"), wait=True),
+                connection.renew_leases(1.0),
+                connection.release_lease("a", b"me", 0, LAST),
             ):
                 with pytest.raises(RefusedError):
                     await refused
@@ -380,7 +389,7 @@ def test_whenever_a_link_is_cut_what_was_acknowledged_is_there_and_what_was_foll
     cut: float, delay: float, sizes: list[int]
 ) -> None:
     async def main() -> None:
-        node, link = Node(), Link(delay=delay)
+        node, link = Node(), Link(delay=lambda: delay)
         acknowledged: dict[int, bytes] = {}
         followed: list[bytes] = []
 
@@ -396,6 +405,7 @@ def test_whenever_a_link_is_cut_what_was_acknowledged_is_there_and_what_was_foll
             async def follow() -> None:
                 try:
                     async for frames in connection.follow(1):
+                        assert isinstance(frames, list)
                         followed.extend(frames)
                 except ConnectionLostError:
                     pass

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atedb.crypto.aead import random_bytes
-from atedb.crypto.records import RecordSealer
+from atedb.crypto.records import RecordOpener, RecordSealer
 from atedb.net.connection import MAX_RECORD, SMALL_MESSAGE, ClientProtocol, ServerProtocol
 from atedb.net.errors import ProtocolError
 from atedb.net.messages import MAX_MESSAGE, Append, Authenticate, Batches, GetStats, Ping, Pong, Welcome, encode
@@ -123,6 +125,27 @@ def test_records_that_are_left_out_repeated_or_exchanged_end_the_connection(orde
     client, server = joined()
     client.send(Ping(2))
     assert server.receive(client.next_to_send() or b"") == [Ping(2)]
+
+
+def test_without_numbers_a_record_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative twin: where every record has the number 0, one that is repeated is taken twice."""
+    client, server = joined()
+    for end in (client._sealer, server._opener):
+        assert end is not None
+        end._number = 0
+
+    def unnumbered(cls: Any, real: Any) -> Any:
+        def work(self: Any, data: bytes) -> Any:
+            self._number = 0
+            return real(self, data)
+
+        return work
+
+    for cls, name in ((RecordSealer, "seal"), (RecordOpener, "open")):
+        monkeypatch.setattr(cls, name, unnumbered(cls, getattr(cls, name)))
+    client.send(Ping(2))
+    record = client.next_to_send() or b""
+    assert [server.receive(record), server.receive(record)] == [[Ping(2)], [Ping(2)]]
 
 
 def test_a_record_of_one_direction_is_nothing_in_the_other() -> None:

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from atedb.crypto import kem
 from atedb.crypto.kem import KemKey
 from atedb.crypto.signing import SigningKey
 from atedb.errors import UnsupportedError
-from atedb.net import connection
+from atedb.net import connection, handshake
 from atedb.net.connection import MAX_RECORD, ClientProtocol, ServerProtocol
 from atedb.net.errors import ProtocolError, RefusedError, WrongServerError
 from atedb.net.failures import failed
@@ -136,6 +137,29 @@ def test_a_handshake_that_is_replayed_leads_nowhere() -> None:
     with pytest.raises(ProtocolError, match="does not belong to this handshake"):
         again.receive(said[1])
     assert (again.identity, len(said)) == (None, 3)
+
+
+def test_without_randomness_of_the_server_a_handshake_can_be_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative twin: a server that says the same each time takes a recorded conversation for its client."""
+    real, kept = kem.seal_to, dict[bytes, bytes]()
+
+    def same(public: bytes, secret: bytes, purpose: bytes) -> bytes:
+        return kept.setdefault(purpose, real(public, secret, purpose))
+
+    client = ClientProtocol(IDENTITY, KEY.fingerprint)  # brings randomness of its own, as always
+    monkeypatch.setattr(handshake, "random_bytes", bytes)
+    monkeypatch.setattr(handshake, "seal_to", same)
+    server, again = ServerProtocol(KEY), ServerProtocol(KEY)
+    said: list[bytes] = []
+    while server.identity is None:
+        while (data := client.next_to_send()) is not None:
+            said.append(data)
+            server.receive(data)
+        while (data := server.next_to_send()) is not None:
+            client.receive(data)
+    for data in said:
+        again.receive(data)
+    assert again.identity == IDENTITY.public
 
 
 def test_a_signature_of_another_key_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from atedb.net.messages import (
     Append,
     Batches,
     BodiesAre,
+    Done,
     Failed,
     Follow,
     GetDocument,
@@ -403,6 +404,19 @@ def test_a_server_that_sends_more_than_was_granted_is_left() -> None:
                 following = connection.follow(1)
                 await connection.wait_lost()
                 assert len(following._waiting) <= 5
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+def test_whoever_follows_is_told_when_a_server_ends_it_without_a_word() -> None:
+    async def main() -> None:
+        link = Link()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Liar(Done(2, 0)).serve, link)
+            async with connect_transport(link.client, IDENTITY, KEY.fingerprint) as connection:
+                with trio.fail_after(60), pytest.raises(ProtocolError, match="without a word"):
+                    await anext(connection.follow(1))
             nursery.cancel_scope.cancel()
 
     run(main)

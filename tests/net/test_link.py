@@ -70,6 +70,7 @@ class FakeConnection:
     def __init__(self, server: FakeServer) -> None:
         self.server = server
         self.ended = trio.Event()
+        self.own: set[int] = set()
 
     async def open(self, _path: str, *, create: tuple[bytes, bytes] | None) -> OpenedChain:
         self.server.created = create
@@ -84,12 +85,13 @@ class FakeConnection:
         for frame in frames:
             if not frame.startswith(b"%d " % (self.server.tail.sequence + 1)):
                 raise StaleError(self.server.tail)
+            self.own.add(self.server.tail.sequence + 1)
             self.server.add(frame)
         return self.server.tail
 
     def follow(self, first: int, *, slim: bool) -> FakeFollowing:
         assert slim
-        return FakeFollowing(self.server, first - 1)
+        return FakeFollowing(self.server, first - 1, self.own)
 
     async def bodies(self, wanted: Sequence[tuple[int, int]]) -> list[bytes]:
         if self.server.silent:
@@ -106,19 +108,24 @@ class FakeConnection:
 
 
 class FakeFollowing:
-    def __init__(self, server: FakeServer, at: int) -> None:
+    """Of what the connection has appended itself, it hears where it is only."""
+
+    def __init__(self, server: FakeServer, at: int, own: set[int]) -> None:
         self.server = server
         self.at = at
+        self.own = own
 
     def __aiter__(self) -> FakeFollowing:
         return self
 
-    async def __anext__(self) -> list[bytes]:
+    async def __anext__(self) -> list[bytes] | Position:
         while self.at >= len(self.server.frames):
             await self.server.news.wait()
         await trio.lowlevel.checkpoint()
-        frames, self.at = self.server.frames[self.at :], len(self.server.frames)
-        return frames
+        before, mine = self.at, self.at + 1 in self.own
+        while self.at < len(self.server.frames) and (self.at + 1 in self.own) == mine:
+            self.at += 1
+        return self.server.tails[self.at] if mine else self.server.frames[before : self.at]
 
 
 class FakeReplica:
@@ -399,6 +406,33 @@ def test_bodies_come_over_the_connection_that_there_is() -> None:
     simulated(test)
 
 
+def test_what_a_server_had_is_here_once_it_was_taken_in_as_a_whole() -> None:
+    async def test(nursery: trio.Nursery) -> None:
+        server = FakeServer()
+        a = Machine(server, "a", nursery)
+        taken: list[bytes] = []
+        real = a.replica.take
+
+        async def slowly(frames: Sequence[bytes]) -> None:
+            await real(frames)
+            await trio.sleep(1)  # what follows from them
+            taken.extend(frames)
+
+        a.replica.take = slowly  # type: ignore[method-assign]
+        await a.link.in_step(10)
+        server.add(b"1 x")
+        server.add(b"2 x")
+        await a.link.reached(2)
+        assert taken == [b"1 x", b"2 x"]
+        await a.link.reached(1)
+        server.reachable = False
+        server.cut()
+        with pytest.raises(UnreachableError):
+            await a.link.reached(3)
+
+    simulated(test)
+
+
 @pytest.mark.expect_log("a defect ended the connection")
 def test_a_defect_ends_the_connection_and_nothing_else() -> None:
     async def test(nursery: trio.Nursery) -> None:
@@ -429,5 +463,18 @@ def test_whoever_needs_the_server_sits_out_a_moment_without_it() -> None:
         server.cut()
         await trio.testing.wait_all_tasks_blocked()
         await a.link.acknowledged(a.write("1"), 30)
+
+    simulated(test)
+
+
+def test_an_empty_replica_is_not_in_step_with_a_chain_that_has_nothing_yet() -> None:
+    async def test(nursery: trio.Nursery) -> None:
+        server = FakeServer()
+        a = Machine(server, "a", nursery)
+        assert not await a.link.in_step(7)
+        assert a.link.state is LinkState.ONLINE
+        server.add(b"1 b:x")
+        assert await a.link.in_step(7)
+        assert a.replica.acked == server.tail
 
     simulated(test)

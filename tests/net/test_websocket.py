@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -13,10 +11,6 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.server import ServerProtocol
@@ -29,6 +23,7 @@ from atedb.net.session import serve_connection
 from atedb.net.transport import Transport
 from atedb.net.url import ServerUrl
 from atedb.net.websocket import WebSocketTransport, listen, open_transport
+from tests.net.certificates import certificate
 from tests.net.wire import FILES, IDENTITY, KEY, Node
 
 
@@ -48,8 +43,9 @@ async def listening(
 
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     url = ServerUrl(False, "127.0.0.1", listeners[0].socket.getsockname()[1], "/you@example.com/vault", None)
+    asked = None if tls is None else lambda: tls
     async with trio.open_nursery() as handlers, trio.open_nursery() as nursery:
-        accept = partial(listen, listeners, handler, handlers, gate=no_gate, tls=tls, open_timeout=open_timeout)
+        accept = partial(listen, listeners, handler, handlers, gate=no_gate, tls=asked, open_timeout=open_timeout)
         await nursery.start(accept)
         yield url, nursery.cancel_scope
         nursery.cancel_scope.cancel()
@@ -275,29 +271,6 @@ def test_what_was_said_before_the_end_arrives_although_the_other_end_is_still_se
             nursery.cancel_scope.cancel()
 
     trio.run(main)
-
-
-def certificate(folder: Path) -> Path:
-    """A key and a certificate for 127.0.0.1 that nobody vouches for, in one file."""
-    key = Ed25519PrivateKey.generate()
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
-        .sign(key, None)
-    )
-    path = folder / "server.pem"
-    encoded = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    path.write_bytes(encoded + made.public_bytes(Encoding.PEM))
-    return path
 
 
 @pytest.mark.parametrize("trusted", [True, False])

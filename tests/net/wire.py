@@ -19,8 +19,8 @@ from atedb.errors import AteError, InvalidError, StaleDocumentError, StaleError,
 from atedb.net.budget import ByteBudget
 from atedb.net.client import ServerConnection, connect_transport
 from atedb.net.connection import ClientProtocol, ServerProtocol
-from atedb.net.errors import RefusedError
-from atedb.net.host import Access
+from atedb.net.errors import HeldError, RefusedError
+from atedb.net.host import Access, Claim
 from atedb.net.session import serve_connection
 from atedb.testing.links import Link
 
@@ -91,15 +91,22 @@ class ListStats(NamedTuple):
 
 @dataclass
 class ListChain:
-    """A chain of any bytes. hold: appends wait for it. fail: what an append raises. order: appends as they came."""
+    """A chain of any bytes. hold: appends wait for it. fail: what an append raises. order: appends as they came.
+
+    held: leases that somebody else has, with what tells of their end. left: clients that have gone.
+    """
 
     frames: list[bytes] = field(default_factory=list)
     hold: trio.Event | None = None
     fail: AteError | None = None
     order: list[bytes] = field(default_factory=list)
     quotas: list[int | None] = field(default_factory=list)
+    proven: list[bytes] = field(default_factory=list)
+    takes_proof: bool = False
     documents: dict[str, tuple[bytes, int]] = field(default_factory=dict)
     tokens: int = 0
+    held: dict[str, trio.Event] = field(default_factory=dict)
+    left: int = 0
     body: bytes = b"body"
 
     def __post_init__(self) -> None:
@@ -110,7 +117,10 @@ class ListChain:
     def tail(self) -> Position:
         return Position(len(self.frames), digest(self.frames[-1])) if self.frames else START
 
-    async def append(self, client: object, frames: Sequence[bytes], *, quota: int | None = None) -> Position:
+    async def append(
+        self, client: object, frames: Sequence[bytes], *, quota: int | None = None, proven: bytes = b""
+    ) -> Position:
+        self.proven.append(proven)
         self.order += frames
         self.quotas.append(quota)
         if self.hold is not None:
@@ -125,7 +135,9 @@ class ListChain:
         self.news = trio.Event()
         return self.tail
 
-    async def follow(self, first: int, *, limit: int, slim: bool) -> AsyncGenerator[list[bytes], None]:
+    async def follow(
+        self, first: int, *, limit: int, slim: bool, client: object
+    ) -> AsyncGenerator[list[bytes] | Position, None]:
         self.following += 1
         try:
             while True:
@@ -155,17 +167,33 @@ class ListChain:
         self.documents[name] = (data, expected + 1)
         return expected + 1
 
-    async def lease(self, name: str, holder: bytes, seconds: float) -> ListLease:
+    async def take_lease(
+        self, client: object, claim: Claim, told: Callable[[HeldError], None] | None = None
+    ) -> ListLease:  # fmt: skip
         await trio.lowlevel.checkpoint()
+        if claim.name in self.held:
+            held = HeldError(0, 9, exclusive=True)
+            if told is None:
+                raise held
+            told(held)
+            await self.held[claim.name].wait()
         self.tokens += 1
-        return ListLease(self.tokens, seconds)
+        return ListLease(self.tokens, claim.seconds)
 
-    async def renew(self, name: str, token: int, seconds: float) -> ListLease:
+    async def test_lease(self, claim: Claim) -> None:
         await trio.lowlevel.checkpoint()
-        return ListLease(token, seconds)
+        if claim.name in self.held:
+            raise HeldError(0, 9, exclusive=True)
 
-    async def release(self, name: str, token: int) -> None:
+    async def renew_leases(self, client: object, seconds: float) -> None:
         await trio.lowlevel.checkpoint()
+
+    async def release_lease(self, client: object, name: str, owner: bytes, start: int, end: int) -> None:
+        await trio.lowlevel.checkpoint()
+        self.held.pop(name, trio.Event()).set()
+
+    def leave(self, client: object) -> None:
+        self.left += 1
 
     def stats(self) -> ListStats:
         return ListStats(self.tail, sum(map(len, self.frames)))

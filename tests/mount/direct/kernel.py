@@ -13,6 +13,7 @@ import trio
 from atefs.mount.direct.adapter import DirectAdapter
 from atefs.mount.direct.protocol import IN_HEADER, INIT_IN, OUT_HEADER, Init, Opcode
 from atefs.mount.direct.session import BUFFER, Session
+from atefs.mount.locks import SharedLocks
 from atefs.vault.vault import Vault
 from tests.vault.memory_chain import MemoryChain
 
@@ -58,19 +59,16 @@ class FakeCommitter:
         self.full = False
 
 
-class FakeReaper:
-    def tell(self) -> None:
-        pass
-
-
 class Kernel:
     """Sends requests and reads answers, in whatever order they come."""
 
-    def __init__(self, vault: Vault | None = None) -> None:
+    def __init__(self, vault: Vault | None = None, locks: SharedLocks | None = None) -> None:
         self.vault = vault or Vault.make(MemoryChain())
         self.committer = FakeCommitter()
         self.session = Session()
-        self.adapter = DirectAdapter(self.vault, cast(Any, self.committer), cast(Any, FakeReaper()), self.session)
+        self.adapter = DirectAdapter(self.vault, cast(Any, self.committer), self.session)
+        if locks is not None:
+            self.adapter.share_locks(locks)
         self.adapter.prepare(acl=True, acl_in_kernel=True)
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.setblocking(False)
