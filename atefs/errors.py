@@ -126,18 +126,6 @@ class NotRegularError(VaultError):
     errno = _errno.ENODEV
 
 
-class DeadlockError(VaultError):
-    """To wait for this lock would be to wait for oneself."""
-
-    errno = _errno.EDEADLK
-
-
-class NoLocksError(VaultError):
-    """Too many locks are held or waited for."""
-
-    errno = _errno.ENOLCK
-
-
 class QuotaError(VaultError):
     """The vault's quota is used up."""
 

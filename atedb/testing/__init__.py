@@ -1,1 +1,1 @@
-"""Stand-ins for the world, for tests of this program and of what is built on it: a disk that fails."""
+"""Stand-ins for the world, for tests of this program and of what is built on it: disk, network, threads and chance."""

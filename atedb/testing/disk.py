@@ -11,7 +11,7 @@ import errno
 import os
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from atedb.chain.disk import Buffer, RealDisk, RealFile, translated
@@ -29,6 +29,15 @@ class _Inode:
     def __init__(self) -> None:
         self.stable = bytearray()
         self.pending: list[tuple[int, bytes | None]] = []
+
+    def sync(self) -> None:
+        """All that was written is stable."""
+        for at, data in self.pending:
+            if data is None:
+                _resize(self.stable, at)
+            else:
+                _overwrite(self.stable, at, data)
+        self.pending.clear()
 
     def survive(self, rng: random.Random) -> bytes:
         """A content that may be found after a power cut: any subset of the pending writes, in any order, torn."""
@@ -74,15 +83,6 @@ class FaultyFile(RealFile):
         self._disk = disk
         self._inode = inode
 
-    def close(self) -> None:
-        super().close()
-        self._fd = -1
-
-    def __del__(self) -> None:
-        """After a power cut, nobody else is left to close it."""
-        if getattr(self, "_fd", -1) >= 0:
-            self.close()
-
     def write(self, buffers: Sequence[Buffer], offset: int) -> None:
         data = b"".join(buffers)
         cut = self._disk.step("write")
@@ -99,8 +99,7 @@ class FaultyFile(RealFile):
     def sync(self) -> None:
         cut = self._disk.step("sync")
         if not self._disk.lies and not cut:
-            self._inode.stable = bytearray(super().read(self.size(), 0))
-            self._inode.pending.clear()
+            self._inode.sync()
         self._disk.after(cut)
 
 
@@ -109,7 +108,10 @@ class FaultyDisk(RealDisk):
 
     cut_at: the step (1, 2, …) at which the power goes; the step itself may or may not take effect. fail_at, failure:
     the step that fails with this errno instead. lies: syncs do nothing, as on a disk that acknowledges too early.
+    on_cut: called when the power goes.
     """
+
+    on_cut: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(
         self, root: Path, *, cut_at: int = 0, fail_at: int = 0, failure: int = errno.EIO, lies: bool = False
@@ -139,8 +141,23 @@ class FaultyDisk(RealDisk):
     def after(self, cut: bool) -> None:
         """End a step."""
         if cut:
-            self._dead = True
+            self.cut()
             raise PowerCut
+
+    def cut(self) -> None:
+        """The power goes now, or the process that uses the disk is killed."""
+        self._dead = True
+        self.on_cut()
+
+    @property
+    def dead(self) -> bool:
+        """Whether nothing reaches it any more."""
+        return self._dead
+
+    def revive(self) -> None:
+        """The process was killed and another one begins: what was written is there, synced or not."""
+        self._dead = False
+        self.cut_at = 0
 
     def create(self, path: Path) -> FaultyFile:
         cut = self.step("create")

@@ -20,10 +20,14 @@ class Link:
     """Two transports that are joined: what one sends, the other receives.
 
     capacity: messages on their way in each direction; then the sender waits. up, down: what happens to messages of the
-    client, of the server. delay: seconds that each message takes. sent: all messages of the client, of the server.
+    client, of the server. delay: asked for the seconds that a message takes. sent: all messages of the client, of the
+    server. muted: it carries nothing any more, and does not say so.
     """
 
-    def __init__(self, *, capacity: int = 4, up: Tap = _as_it_is, down: Tap = _as_it_is, delay: float = 0.0) -> None:
+    def __init__(
+        self, *, capacity: int = 4, up: Tap = _as_it_is, down: Tap = _as_it_is, delay: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        self.muted = False
         self.sent: tuple[list[bytes], list[bytes]] = ([], [])
         to_server, at_server = trio.open_memory_channel[bytes](capacity)
         to_client, at_client = trio.open_memory_channel[bytes](capacity)
@@ -33,8 +37,11 @@ class Link:
     def cut(self) -> None:
         """Both ends lose the connection, and what is on its way."""
         for end in (self.client, self.server):
-            end.incoming.close()
-            end.outgoing.close()
+            end.end()
+
+    def mute(self) -> None:
+        """Carry nothing from now on."""
+        self.muted = True
 
 
 class LinkEnd:
@@ -46,7 +53,7 @@ class LinkEnd:
         incoming: trio.MemoryReceiveChannel[bytes],
         tap: Tap,
         sent: list[bytes],
-        delay: float,
+        delay: Callable[[], float],
     ) -> None:
         self.closed = False
         self.outgoing = outgoing
@@ -58,7 +65,7 @@ class LinkEnd:
     async def send(self, data: bytes) -> None:
         """As of Transport."""
         self._sent.append(data)
-        await trio.sleep(self._delay)
+        await trio.sleep(self._delay())
         for arriving in self._tap(data):
             try:
                 await self.outgoing.send(arriving)
@@ -72,9 +79,13 @@ class LinkEnd:
         except (trio.EndOfChannel, trio.ClosedResourceError):
             raise ConnectionLostError("the link was cut") from None
 
+    def end(self) -> None:
+        """As when the process at this end is gone: the other one still receives what was sent before."""
+        self.incoming.close()
+        self.outgoing.close()
+
     async def aclose(self) -> None:
         """As of Transport."""
         self.closed = True
-        self.incoming.close()
-        self.outgoing.close()
+        self.end()
         await trio.lowlevel.checkpoint()

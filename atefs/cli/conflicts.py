@@ -10,6 +10,7 @@ import click
 
 from atedb.cli import output
 from atedb.errors import StoreNotFoundError
+from atefs.cli.mountpoint import MountPoint
 
 _FILES = click.argument("files", nargs=-1, required=True, type=click.Path(readable=False, path_type=Path))
 
@@ -44,7 +45,7 @@ def conflicts() -> None:
 
 
 @conflicts.command("list")
-@click.argument("mountpoint", type=click.Path(readable=False, path_type=Path))
+@click.argument("mountpoint", type=MountPoint())
 @output.json_option
 def list_(mountpoint: Path, as_json: bool) -> None:
     """List what waits for a decision, the oldest first."""

@@ -93,7 +93,7 @@ def _ask(url: ServerUrl, question: Callable[[ServerConnection], Awaitable[T]]) -
     known = url.pin or servers.known_servers().get(url.server)
 
     async def ask() -> T:
-        async with connect(url, identity(), known) as connection:
+        async with connect(url, identity(), known, authorities=servers.authorities()) as connection:
             if known is None:
                 click.echo(f"{url.server} is met for the first time; from now on it is known by the fingerprint")
                 click.echo(f"    {connection.fingerprint.hex()}")

@@ -32,6 +32,7 @@ COMMANDS = {
     "pin": ("keeping", "Keep the content of files and folders on this machine."),
     "unpin": ("keeping", "Let content that was pinned go when there is no room."),
     "prefetch": ("keeping", "Bring the content of files and folders from the server."),
+    "lock": ("locking", "Run a command while nobody else, on any machine, has a file locked."),
     "conflicts": ("conflicts", "Show and decide what was changed on two machines apart."),
     "identity": ("trusting", "Print the key by which servers know this user."),
     "trust": ("trusting", "Show what is believed of a vault's server, and why; accept a restored one."),

@@ -11,6 +11,7 @@ import click
 from atedb.cli.running import run
 from atedb.errors import ExitCode
 from atefs.cli import secrets
+from atefs.cli.mountpoint import MountPoint
 from atefs.mount.options import parse
 
 _MOUNT_FAILED = 32
@@ -19,7 +20,7 @@ _CODES = {int(ExitCode.OK): 0, int(ExitCode.USAGE): 1}
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("store", metavar="STORE")
-@click.argument("mountpoint", type=click.Path(readable=False, path_type=Path))
+@click.argument("mountpoint", type=MountPoint())
 @click.option("-o", "options", multiple=True, metavar="OPTIONS", help="Mount options; see atefs mount --help.")
 @click.option("-s", "sloppy", is_flag=True, help="Unknown options are to be tolerated.")
 @click.option("-f", "fake", is_flag=True, help="Do everything but mount.")

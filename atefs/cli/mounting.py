@@ -14,6 +14,7 @@ import click
 from atedb.cli import output
 from atedb.errors import AteError, ExitCode, StoreNotFoundError
 from atefs.cli import secrets
+from atefs.cli.mountpoint import MountPoint
 from atefs.mount.options import DRIVERS, MountOptions, RecoveryMode
 from atefs.mount.options import parse as parse_options
 
@@ -25,7 +26,7 @@ _HOLDERS_SHOWN = 10
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(readable=False, path_type=Path))
+@click.argument("mountpoint", type=MountPoint())
 @click.argument("url", required=False, metavar="[URL]")
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground, and log to the terminal.")
 @click.option("-r", "--read-only", is_flag=True, help="Mount without the right to change anything.")
@@ -193,7 +194,7 @@ class _Terminal:
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(readable=False, path_type=Path))
+@click.argument("mountpoint", type=MountPoint())
 @click.option("-l", "--lazy", is_flag=True, help="Unmount even while it is in use; whoever uses it gets errors.")
 @click.option("--leave-queued", is_flag=True, help="Do not wait for the server: the next mount sends what it lacks.")
 def umount(mountpoint: Path, lazy: bool, leave_queued: bool) -> None:
@@ -217,24 +218,26 @@ def unmount_vault(mountpoint: Path, *, lazy: bool = False, leave_queued: bool = 
     mount_ = mountinfo.find(mountpoint)
     if mount_ is None or not mount_.ours:
         raise StoreNotFoundError(f"no vault is mounted at {mountpoint}; nothing was changed; see: atefs status")
-    if preflight.pulse(mountpoint) is preflight.Pulse.DEAD:
+    if preflight.pulse(mountpoint) in preflight.ENDED:
         preflight.clear_mountpoint(mountpoint)
         return f"The driver of {mountpoint} had ended before; the mount that it left is cleared away."
     pid = int(client.ask(mountpoint, "status")["pid"])
     watch = client.Watch(pid)
     try:
-        safe = _ask_to_unmount(mountpoint, mount_, pid, lazy, leave_queued)
+        said = _ask_to_unmount(mountpoint, mount_, pid, lazy, leave_queued)
         while not watch.ended(60):
             click.echo(f"The driver (process {pid}) is still closing the vault …", err=True)
     finally:
         watch.close()
-    if not safe:
-        return f"Unmounted {mountpoint}; its driver did not say that all of it is safe on disk: see its log."
-    return f"Unmounted {mountpoint}; all of it is safe on disk."
+    return f"Unmounted {mountpoint}; {said}."
 
 
-def _ask_to_unmount(mountpoint: Path, mount_: Any, pid: int, lazy: bool, leave_queued: bool) -> bool:
-    """Whether the driver said that everything is on stable storage."""
+_SAFE = "all of it is safe on disk"
+_UNSAID = "its driver did not say that all of it is safe on disk: see its log"
+
+
+def _ask_to_unmount(mountpoint: Path, mount_: Any, pid: int, lazy: bool, leave_queued: bool) -> str:
+    """What the driver said of where everything is."""
     import signal
 
     from atefs.mount import client, holders
@@ -242,18 +245,19 @@ def _ask_to_unmount(mountpoint: Path, mount_: Any, pid: int, lazy: bool, leave_q
     if lazy:
         try:
             client.ask(mountpoint, "sync")
-            safe = True
+            said = _SAFE
         except (client.NoDriverError, client.RefusedError) as error:
             click.echo(f"atefs: {error}", err=True)
-            safe = False
+            said = _UNSAID
         os.kill(pid, signal.SIGTERM)
-        return safe
+        return said
     with _Spinner() as spinner:
         try:
-            client.ask(mountpoint, "umount", spinner.show, patience=None, leave_queued=leave_queued)
-            return True
+            end = client.ask(mountpoint, "umount", spinner.show, patience=None, leave_queued=leave_queued)
+            queued = end.get("queued")
+            return f"{_SAFE}, and what is queued ({queued}) is sent at the next mount" if queued else _SAFE
         except client.NoDriverError:
-            return False  # it ended before it could answer
+            return _UNSAID  # it ended before it could answer
         except client.RefusedError as error:
             if error.exit_code != ExitCode.BUSY:
                 raise
@@ -299,7 +303,7 @@ class _Spinner:
 
 
 @click.command()
-@click.argument("mountpoint", required=False, type=click.Path(readable=False, path_type=Path))
+@click.argument("mountpoint", required=False, type=MountPoint())
 @output.json_option
 def status(mountpoint: Path | None, as_json: bool) -> int:
     """Show the vault mounted on MOUNTPOINT, or all that are mounted.
@@ -344,7 +348,7 @@ def _state(mountpoint: Path) -> dict[str, Any]:
         return client.ask(mountpoint, "status")
     except AteError as error:
         why = str(error)
-        if preflight.pulse(mountpoint) is preflight.Pulse.DEAD:
+        if preflight.pulse(mountpoint) in preflight.ENDED:
             why = f"its driver has ended; mount the vault again, or clear up with: atefs umount {mountpoint}"
         return {"mountpoint": mountpoint, "mounted": True, "pid": None, "store": None, "error": why}
 
@@ -395,4 +399,9 @@ def _server_fields(server: dict[str, Any] | None) -> dict[str, object]:
         "on the server": f"{server['acknowledged']} batches",
         "to be sent": f"{pending} batches, {output.size(server['pending_bytes'])}" if pending else "nothing",
     }
+    locks = server["locks"]
+    if locks is not None and any(locks[number] for number in ("held", "waiting", "lost")):
+        lost = f", {locks['lost']} lost to others while apart from the server" if locks["lost"] else ""
+        where = "" if locks["shared"] else ", for this machine only"
+        fields["locks"] = f"{locks['held']} held, {locks['waiting']} waited for{where}{lost}"
     return fields

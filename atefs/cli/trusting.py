@@ -127,7 +127,7 @@ def accept_rollback(where: Path, *, secret: secrets.SecretSource) -> None:
 
         async def find() -> Position:
             pin = url.pin or servers.known_servers().get(url.server)
-            async with connect(url, own(), pin) as connection:
+            async with connect(url, own(), pin, authorities=servers.authorities()) as connection:
                 return await _common(connection, url, replica)
 
         common = trio.run(find)
@@ -147,15 +147,18 @@ async def _common(connection: ServerConnection, url: ServerUrl, replica: Replica
     """The newest batch that both have, by bisection: whoever has a batch has all before it. Not after `acked`."""
     from atedb.chain.frame import decode_frame
     from atedb.chain.position import START, Position
+    from atedb.net.errors import ProtocolError
 
     tail = (await connection.open(url.path)).tail
     low, high = START, min(tail.sequence, replica.acked.sequence)
     while low.sequence < high:
         middle = (low.sequence + high + 1) // 2
         following = connection.follow(middle)
-        frames = await anext(aiter(following))
+        news = await anext(aiter(following))
         await following.aclose()
-        theirs = Position(middle, decode_frame(frames[0]).hash)
+        if isinstance(news, Position):
+            raise ProtocolError("the server takes its own batches for ours")
+        theirs = Position(middle, decode_frame(news[0]).hash)
         if replica.position(middle) == theirs:
             low = theirs
         else:

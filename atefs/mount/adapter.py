@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from atefs.mount.locks import SharedLocks
 
 
 class KernelAdapter(Protocol):
@@ -20,6 +23,9 @@ class KernelAdapter(Protocol):
 
         Raises NoFuseError or AteError.
         """
+
+    def share_locks(self, locks: SharedLocks) -> bool:
+        """To be called before `attach`: locks of programs count on other machines, too. False: it cannot do that."""
 
     async def serve(self) -> None:
         """Answer requests until the kernel has unmounted, or `stop` was called."""

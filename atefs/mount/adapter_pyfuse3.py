@@ -21,7 +21,7 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
@@ -34,11 +34,13 @@ from atefs.mount.init_reply import InitReply
 from atefs.mount.listing import Listing
 from atefs.mount.loop import RequestLoop
 from atefs.mount.preflight import NoFuseError
-from atefs.mount.reaper import Reaper
 from atefs.mount.xattr_names import is_carried, visible
 from atefs.vault import acl
 from atefs.vault.inode import Attributes, Caller, Inode
 from atefs.vault.vault import Vault
+
+if TYPE_CHECKING:
+    from atefs.mount.locks import SharedLocks
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +63,10 @@ class PyfuseAdapter(pyfuse3.Operations):
     supports_dot_lookup = True
     enable_writeback_cache = True
 
-    def __init__(self, vault: Vault, committer: Committer, reaper: Reaper, loop: RequestLoop) -> None:
+    def __init__(self, vault: Vault, committer: Committer, loop: RequestLoop) -> None:
         super().__init__()
         self._vault = vault
         self._committer = committer
-        self._reaper = reaper
         self._loop = loop
         self._touch = committer.touch
         self._attributes: dict[int, tuple[int, EntryAttributes]] = {}
@@ -105,6 +106,9 @@ class PyfuseAdapter(pyfuse3.Operations):
 
     def detach(self) -> None:
         pyfuse3.close(unmount=True)
+
+    def share_locks(self, locks: SharedLocks) -> bool:
+        return False  # pyfuse3 has no requests about locks
 
     def outdate(self, attributes: Iterable[int], pages: Iterable[int], entries: Iterable[tuple[int, bytes]]) -> None:
         for folder, name in entries:
@@ -262,7 +266,6 @@ class PyfuseAdapter(pyfuse3.Operations):
                 with contextlib.suppress(FUSEError):  # nobody waits for an answer
                     await self._again(error, self._vault.forget, ino, count)
             self._attributes.pop(ino, None)
-        self._reaper.tell()
 
     # -- attributes
 

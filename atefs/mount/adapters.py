@@ -8,11 +8,10 @@ from collections.abc import Callable
 from atefs.mount.adapter import KernelAdapter
 from atefs.mount.committer import Committer
 from atefs.mount.preflight import NoFuseError
-from atefs.mount.reaper import Reaper
 from atefs.mount.waiting import Waiting
 from atefs.vault.vault import Vault
 
-Make = Callable[[Vault, Committer, Reaper], KernelAdapter]
+Make = Callable[[Vault, Committer], KernelAdapter]
 
 
 def require(name: str) -> None:
@@ -35,10 +34,10 @@ def choose(name: str) -> tuple[Waiting, Make]:
         from atefs.mount.direct.session import Session
 
         session = Session()
-        return session, lambda vault, committer, reaper: DirectAdapter(vault, committer, reaper, session)
+        return session, lambda vault, committer: DirectAdapter(vault, committer, session)
 
     from atefs.mount.adapter_pyfuse3 import PyfuseAdapter
     from atefs.mount.loop import RequestLoop
 
     loop = RequestLoop()
-    return loop, lambda vault, committer, reaper: PyfuseAdapter(vault, committer, reaper, loop)
+    return loop, lambda vault, committer: PyfuseAdapter(vault, committer, loop)

@@ -6,6 +6,7 @@ import json
 import os
 import select
 import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ def _connect(mountpoint: Path) -> socket.socket:
     name = places.socket_name(mountpoint)
     for folder in places.runtime_folders():
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        # For one whose queue is full; a time limit of Python's would not wait at all then (EAGAIN).
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(ANSWER_SECONDS), 0))
         try:
             sock.connect(os.fspath(folder / name))
             return sock
@@ -52,6 +55,8 @@ def ask(
     what the driver refuses.
     """
     with _connect(mountpoint) as sock:
+        if _killed(sock):
+            raise NoDriverError(f"the driver of {mountpoint} was killed")
         sock.settimeout(patience)
         try:
             sock.sendall(json.dumps({"op": operation, **wanted}).encode() + b"\n")
@@ -71,6 +76,30 @@ def ask(
         except OSError as error:
             raise NoDriverError(f"the driver of {mountpoint} hung up ({error.strerror})") from error
     raise NoDriverError(f"the driver of {mountpoint} ended without an answer; its log says why")
+
+
+def killed_driver(mountpoint: Path) -> int | None:
+    """The process id of a driver that was killed and cannot end; None for one that runs, or has ended, or is not found.
+
+    One of its threads waits in the kernel, uninterruptibly, for somebody who waits for an answer of the driver. Its
+    descriptors are open until that thread ends, so that the kernel does not notice either.
+    """
+    try:
+        with _connect(mountpoint) as sock:
+            return _killed(sock)
+    except NoDriverError:
+        return None
+
+
+def _killed(sock: socket.socket) -> int | None:
+    """Who listens at the other end, if its first thread has ended: nobody will answer then."""
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid: int = struct.unpack("3i", credentials)[0]
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return None
+    return pid if state == "Z" else None
 
 
 class Watch:

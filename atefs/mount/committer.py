@@ -14,6 +14,7 @@ from time import perf_counter
 
 import trio
 
+from atedb import threads
 from atedb.chain.batch import Batch
 from atedb.chain.chain import Chain
 from atedb.chain.view import Checkpoint
@@ -59,7 +60,8 @@ class Committer:
     commit that time asked for. `writers` is how many files are open for writing; `full` says that more has gathered
     than memory should hold, so that the next writer has to wait for `room`. `eager`: others are to see soon what is
     done here, so it is committed EAGER seconds later. `upstream`: awaited by `sync` with the newest sequence, when that
-    is on stable storage here and has to be so elsewhere as well. `committed`: called when something is.
+    is on stable storage here and has to be so elsewhere as well. `committed`: called when something is. clock: seconds,
+    in the event loop; stopwatch: in any thread.
     """
 
     def __init__(
@@ -69,12 +71,15 @@ class Committer:
         loop: Waiting,
         write_back: Callable[[], Awaitable[None]],
         clock: Callable[[], float] = trio.current_time,
+        *,
+        stopwatch: Callable[[], float] = perf_counter,
     ) -> None:
         self._vault = vault
         self._chain = chain
         self._loop = loop
         self._write_back = write_back
         self._clock = clock
+        self._stopwatch = stopwatch
         self._armed: float | None = None
         self._hurried = False
         self._alarm = trio.Event()
@@ -87,6 +92,7 @@ class Committer:
         self._barrier_mean = 0.0
         self._unsynced = 0
         self._trimmed = 0
+        self.memory = memory.Bound()
         self._checkpointing = False
         self._touches = 0
         self._held = False
@@ -133,12 +139,29 @@ class Committer:
         if self.error is not None:
             raise self.error
 
+    @property
+    def clean(self) -> bool:
+        """Whether all that was done is on stable storage here."""
+        durable = self._chain.durable == self._chain.written
+        return durable and not self._busy and not self._owed and not self._vault.dirty_objects
+
     async def sync(self) -> None:
         """Return when everything done before this call is on stable storage. Raises AteError if it is not."""
         if not self.sync_now():
-            await self._next_round()
+            await self.sync_here()
             if self.upstream is not None:
                 await self.upstream(self._chain.durable)
+
+    async def sync_here(self) -> None:
+        """As `sync`, on this machine only, whatever is wanted elsewhere."""
+        await self._next_round()
+
+    async def share(self) -> None:
+        """As `sync_here`, and all of it can be sent to the server."""
+        if not self.sync_now():
+            await self.sync_here()
+        self._settle()
+        self.committed()
 
     def sync_now(self) -> bool:
         """As `sync`, where that is quick enough to be done on the spot and nobody else waits. False: use `sync`."""
@@ -249,14 +272,16 @@ class Committer:
             self._now_quiet()
         if timed and self.bytes - self._trimmed >= TRIM_BYTES and not self._vault.dirty_bytes:
             self._trimmed = self.bytes
-            memory.give_back()
+            self.memory.lower()
+        else:
+            self.memory.keep()
 
     async def _remember(self) -> None:
         """What is durable now must not be taken for a torn tail after a crash, nor be rolled back unnoticed."""
         head = self._chain.head
         if head.sequence == self._chain.durable and head != self._remembered:
             with self._loop.elsewhere():
-                await trio.to_thread.run_sync(self._chain.remember, head)
+                await threads.run(self._chain.remember, head)
             self._remembered = head
 
     @asynccontextmanager
@@ -299,7 +324,7 @@ class Committer:
             pass
         self._settle()
         if self._chain.durable < self._chain.written:
-            await trio.to_thread.run_sync(self._barrier)
+            await threads.run(self._barrier)
 
     # Steps
 
@@ -313,10 +338,10 @@ class Committer:
             self._write_inline(frozen)
             return True
         batch = self._chain.prepare(frozen.changes)
-        start = perf_counter()
+        start = self._stopwatch()
         try:
             with self._loop.elsewhere():
-                await trio.to_thread.run_sync(self._chain.write, batch)
+                await threads.run(self._chain.write, batch)
         except BaseException:
             self._chain.abandon(batch)
             self._thaw(frozen)
@@ -328,7 +353,7 @@ class Committer:
 
     def _write_inline(self, frozen: Frozen) -> None:
         batch = self._chain.prepare(frozen.changes)
-        start = perf_counter()
+        start = self._stopwatch()
         try:
             self._chain.write(batch)
         except BaseException:
@@ -347,7 +372,7 @@ class Committer:
         self._unsynced += self._flight
         self._flight = 0
         self.commits += 1
-        self.slowest = max(self.slowest, perf_counter() - start)
+        self.slowest = max(self.slowest, self._stopwatch() - start)
 
     def _thaw(self, frozen: Frozen) -> None:
         self._vault.thaw(frozen)
@@ -382,10 +407,10 @@ class Committer:
 
     def _barrier(self) -> None:
         waiting, self._unsynced = self._unsynced, 0
-        start = perf_counter()
+        start = self._stopwatch()
         self._chain.barrier()
         if waiting <= INLINE_BYTES:
-            self._barrier_mean += ((perf_counter() - start) - self._barrier_mean) / 8
+            self._barrier_mean += ((self._stopwatch() - start) - self._barrier_mean) / 8
 
     async def _barrier_somewhere(self, hasty: bool) -> None:
         """In a thread, unless somebody waits for it and the disk is quick enough to do it on the spot."""
@@ -393,7 +418,7 @@ class Committer:
             self._barrier()
         else:
             with self._loop.elsewhere():
-                await trio.to_thread.run_sync(self._barrier)
+                await threads.run(self._barrier)
 
     def _begin_checkpoint(self, nursery: trio.Nursery) -> None:
         """To be called between commits and barriers; what takes long goes on beside them."""
@@ -411,7 +436,7 @@ class Committer:
         written = False
         try:
             with self._loop.elsewhere():
-                await trio.to_thread.run_sync(self._chain.write_checkpoint, point)
+                await threads.run(self._chain.write_checkpoint, point)
             written = True
         except AteError as error:
             log.warning("a checkpoint failed, and is tried again later: %s", error)

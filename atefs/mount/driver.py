@@ -129,18 +129,18 @@ class Driver:
         self._loop.idle = self._vault.read_ahead
         self._committer = Committer(self._vault, self._chain, self._loop, self._write_back)
         self._reaper = Reaper(self._vault, self._committer, self._loop)
-        self._adapter = adapter(self._vault, self._committer, self._reaper)
+        self._adapter = adapter(self._vault, self._committer)
+        self._reaper.outdate = lambda inodes: self._adapter.outdate(inodes, (), ())
         if self._upstream is not None:
-            for task in self._upstream.serve(
-                self._vault, self._committer, self._reaper, self._loop, adapter=self._adapter
-            ):
+            for task in self._upstream.serve(self._vault, self._committer, self._loop, adapter=self._adapter):
                 tasks.start_soon(sturdy, task)
 
     async def _controlled(self, outer: trio.Nursery) -> ExitCode:
         """The mount with its control socket."""
+        locks = self._upstream.locks if self._upstream is not None else None
         operations: dict[str, Operation] = {
             "status": self._status, "sync": self._sync, "umount": self._umount,
-            **Offers(self._vault, self._chain, self._committer, self._loop).operations(),
+            **Offers(self._vault, self._chain, self._committer, self._loop, locks).operations(),
         }  # fmt: skip
         control = ControlServer(self._plan.mountpoint, operations)
         code = ExitCode.FAILED
@@ -272,6 +272,11 @@ class Driver:
 
     async def _sync(self, tell: Tell, _wanted: dict[str, Any]) -> dict[str, object]:
         """Everything to stable storage, what the kernel caches included."""
+        await self._write_down(tell, self._committer.sync)
+        return {"durable": self._chain.durable}
+
+    async def _write_down(self, tell: Tell, sync: Callable[[], Awaitable[None]]) -> None:
+        """`sync`, once the kernel has handed over what it caches."""
         failure: AteError | None = None
 
         async def report() -> None:
@@ -285,18 +290,17 @@ class Driver:
             try:
                 if not self._plan.options.read_only:
                     await self._write_back()
-                    await self._committer.sync()
+                    await sync()
             except AteError as error:  # a nursery would hide it in a group
                 failure = error
             nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
-        return {"durable": self._chain.durable}
 
     async def _umount(self, tell: Tell, wanted: dict[str, Any]) -> dict[str, object]:
         """leave_queued: what the server does not have waits in the store for the next mount."""
         self._delivers = not wanted.get("leave_queued")
-        await self._sync(tell, wanted)
+        await self._write_down(tell, self._committer.sync_here)
         if self._upstream is not None and self._delivers:
             await self._deliver(self._upstream, tell)
         await tell({"phase": "unmount"})
@@ -305,7 +309,8 @@ class Driver:
         await self._ended.wait()
         if self._failure is not None:
             raise self._failure
-        return {"durable": self._chain.durable, "pid": os.getpid()}
+        queued = self._upstream.replication.replica.pending_count if self._upstream is not None else 0
+        return {"durable": self._chain.durable, "pid": os.getpid(), "queued": queued}
 
     async def _deliver(self, upstream: Upstream, tell: Tell) -> None:
         """What is durable here to the server. Raises UnreachableError, and the vault stays mounted."""
@@ -318,8 +323,9 @@ class Driver:
         except AteError as error:
             count = upstream.replication.replica.pending_count
             raise NotSentError(
-                f"{count} batches are not on the server yet: {error}; the vault stays mounted, and all of it is safe "
-                f"on this machine; unmount and leave them queued: atefs umount --leave-queued {self._plan.mountpoint}"
+                f"not all is on the server yet (batches that wait: {count}): {error}; the vault stays mounted, and all "
+                "of it is safe on this machine; unmount and leave it queued: "
+                f"atefs umount --leave-queued {self._plan.mountpoint}"
             ) from None
 
 

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 READ_AHEAD_KB = 1024
 MAX_BACKGROUND = 64
 _UMOUNT_NOFOLLOW = 8
+_MNT_FORCE = 1
 _MNT_DETACH = 2
 _AT_FDCWD = -100
 _CLOCK_REALTIME_COARSE = 5
@@ -96,6 +97,19 @@ def unmount(mountpoint: Path, *, lazily: bool = False) -> None:
         if "busy" in done.stderr:
             raise _busy(mountpoint)
         raise AteError(f"fusermount3 could not unmount {mountpoint}: {done.stderr.strip()}")
+
+
+def abort(mount: mountinfo.Mount) -> None:
+    """End the connection between a mount and its driver: whoever waits for an answer gets ENOTCONN (ECONNABORTED).
+
+    By fusectl, or, where that is not mounted, by umount2(2) with MNT_FORCE, which root may use. Raises OSError.
+    """
+    try:
+        Path(f"/sys/fs/fuse/connections/{mount.minor}/abort").write_text("1\n")
+    except OSError:
+        if os.geteuid() != 0:
+            raise
+        _libc.umount2(os.fsencode(mount.mountpoint), _UMOUNT_NOFOLLOW | _MNT_FORCE)  # says EBUSY, and has done it
 
 
 def _busy(mountpoint: Path) -> BusyError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -21,6 +21,9 @@ from atefs.vault.conflicts import list_conflicts
 from atefs.vault.limits import ROOT_INO
 from atefs.vault.vault import Vault
 
+if TYPE_CHECKING:
+    from atefs.mount.locks import SharedLocks
+
 T = TypeVar("T")
 
 _DOTS = (b".", b"..")
@@ -29,15 +32,21 @@ _DOTS = (b".", b"..")
 class Offers:
     """Of one mounted vault."""
 
-    def __init__(self, vault: Vault, chain: Chain, committer: Committer, loop: Waiting) -> None:
+    def __init__(
+        self, vault: Vault, chain: Chain, committer: Committer, loop: Waiting, locks: SharedLocks | None
+    ) -> None:  # fmt: skip
         self._vault = vault
         self._chain = chain
         self._committer = committer
         self._loop = loop
+        self._locks = locks
 
     def operations(self) -> dict[str, Operation]:
         """By name."""
-        return {"fetch": self._fetch, "unpin": self._unpin, "conflicts": self._conflicts, "settle": self._settle}
+        return {
+            "fetch": self._fetch, "unpin": self._unpin, "conflicts": self._conflicts, "settle": self._settle,
+            "token": self._token,
+        }  # fmt: skip
 
     async def _ask(self, question: Callable[[], T]) -> T:
         """What the vault answers, with what it needs fetched by a thread."""
@@ -103,6 +112,10 @@ class Offers:
                 if absent is not None:
                     absent.cache.unpin([Wanted(record.sequence, record.place) for record in records])
         return {"files": files}
+
+    async def _token(self, _tell: Tell, wanted: dict[str, Any]) -> dict[str, object]:
+        """path, of a file that is locked (man 2 flock). Answers with the server's token; 0: it does not know of it."""
+        return {"token": self._locks.token(await self._find(wanted["path"])) if self._locks is not None else 0}
 
     # -- conflicts
 

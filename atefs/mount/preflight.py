@@ -12,13 +12,14 @@ from enum import Enum, auto
 from pathlib import Path
 
 from atedb.errors import AteError, ExitCode, InUseError, StoreNotFoundError
-from atefs.mount import kernel, mountinfo
+from atefs.mount import client, kernel, mountinfo
 
 log = logging.getLogger(__name__)
 
 DEVICE = Path("/dev/fuse")
 _FUSE_NUMBER = (10, 229)
 PROBE_SECONDS = 3.0
+END_SECONDS = 10.0
 
 
 class NoFuseError(AteError):
@@ -35,15 +36,20 @@ class MountPointError(AteError):
 
 
 class Pulse(Enum):
-    """How a mount answers."""
+    """How a mount answers. STUCK: its driver was killed and cannot end (`client.killed_driver`)."""
 
     ALIVE = auto()
     DEAD = auto()
     HUNG = auto()
+    STUCK = auto()
+
+
+ENDED = (Pulse.DEAD, Pulse.STUCK)
+"""There is no driver any more: `clear_mountpoint` takes away what it has left."""
 
 
 def pulse(mountpoint: Path) -> Pulse:
-    """Whether a mount has a driver that answers, one that does not, or none.
+    """Whether a mount has a driver that answers, one that does not, one that was killed, or none.
 
     Asked in a thread that is left behind when no answer comes.
     """
@@ -60,6 +66,8 @@ def pulse(mountpoint: Path) -> Pulse:
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(PROBE_SECONDS)
+    if found[0] is Pulse.HUNG and client.killed_driver(mountpoint):
+        return Pulse.STUCK
     return found[0]
 
 
@@ -102,8 +110,32 @@ def clear_mountpoint(mountpoint: Path) -> bool:
             f"see what its driver does: atefs status {mountpoint}"
         )
     log.warning("the driver of %s had ended without unmounting; the stale mount is taken away", mountpoint)
+    if state is Pulse.STUCK:
+        _let_end(mount)
     kernel.unmount(mountpoint, lazily=True)
     return True
+
+
+def _let_end(mount: mountinfo.Mount) -> None:
+    """Have a driver that was killed come to its end, so that its vault is free. Raises InUseError."""
+    pid = client.killed_driver(mount.mountpoint)
+    try:
+        watch = client.Watch(pid) if pid else None
+    except ProcessLookupError:
+        return
+    try:
+        kernel.abort(mount)
+        ended = watch is None or watch.ended(END_SECONDS)
+    except OSError as error:
+        raise InUseError(
+            f"the driver of {mount.mountpoint} was killed and cannot end, because its connection to the kernel could "
+            f"not be ended ({error.strerror}); nothing was changed; as root: umount -f {mount.mountpoint}"
+        ) from None
+    finally:
+        if watch is not None:
+            watch.close()
+    if not ended:
+        raise InUseError(f"the driver of {mount.mountpoint} (process {pid}) was killed and has not ended; try again")
 
 
 def require_mountpoint(mountpoint: Path, *, nonempty: bool = False) -> None:

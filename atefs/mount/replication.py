@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import trio
 
+from atedb import threads
 from atedb.chain.chain import Chain
 from atedb.chain.header import NAME as HEADER
 from atedb.chain.header import parse_header
@@ -23,7 +24,6 @@ from atedb.chain.replica import Replica
 from atedb.errors import ForkError
 from atefs.mount.adapter import KernelAdapter
 from atefs.mount.committer import Committer
-from atefs.mount.reaper import Reaper
 from atefs.mount.shared_slots import SLOTS
 from atefs.mount.waiting import Waiting
 from atefs.vault.conflicts import Conflict
@@ -49,15 +49,18 @@ class Replication:
         self._chain = chain
         self._device = device
         self._clock = clock
-        self._mounted: tuple[Vault, Committer, Reaper, Waiting] | None = None
+        self._mounted: tuple[Vault, Committer, Waiting] | None = None
         self._stale = Stale(set(), set(), set())
+        self._rebasing = trio.Lock()
         self._told = trio.Event()
         self._telling = False
+        self._heard = trio.Event()
+        self._news = self._known = 0
         self._quiet = trio.Event()
 
-    def serve(self, vault: Vault, committer: Committer, reaper: Reaper, loop: Waiting) -> None:
+    def serve(self, vault: Vault, committer: Committer, loop: Waiting) -> None:
         """From now on the vault answers requests, and has to be kept in step."""
-        self._mounted = vault, committer, reaper, loop
+        self._mounted = vault, committer, loop
 
     # -- what the link asks
 
@@ -91,12 +94,12 @@ class Replication:
 
     async def take(self, frames: Sequence[bytes]) -> None:
         if self._mounted is None:
-            self.replica.receive(frames, _nobody)
+            await self._take_unmounted(frames)
             return
         frames = self.replica.pass_over(frames)
         if not frames:  # one's own, coming back: nothing that is being done here has to stop for them
             return
-        vault, committer, reaper, loop = self._mounted
+        vault, committer, loop = self._mounted
         touched = Touched()
         async with committer.alone():
             await committer.drain()
@@ -109,7 +112,20 @@ class Replication:
                         await loop.in_thread(lambda: self._rebase(left, touched))
                 finally:  # whatever went wrong, what was applied before has to be seen
                     self._tell(vault.refresh(touched))
-        reaper.tell()
+        committer.memory.keep()
+
+    async def _take_unmounted(self, frames: Sequence[bytes]) -> None:
+        """What an earlier mount has left pending is put on top of others' batches all the same."""
+        left = self.replica.receive(frames, _nobody)
+        if left:
+            async with self._rebasing:
+                with trio.CancelScope(shield=True):
+                    await threads.run(self._rebase, left, Touched())
+
+    async def at_rest(self) -> None:
+        """Before the vault is mounted: return when the chain may be used, which it may until the next wait."""
+        async with self._rebasing:
+            pass
 
     def _rebase(self, frames: Sequence[bytes], touched: Touched) -> None:
         """In a thread, while nobody else uses the chain."""
@@ -133,6 +149,7 @@ class Replication:
         self._stale.attributes.update(stale.attributes)
         self._stale.pages.update(stale.pages)
         self._stale.entries.update(stale.entries)
+        self._news += 1
         self._told.set()
 
     async def tell_kernel(self, adapter: KernelAdapter, loop: Waiting) -> None:
@@ -146,12 +163,22 @@ class Replication:
             if self._quiet.is_set():
                 return
             stale, self._stale = self._stale, Stale(set(), set(), set())
+            news = self._news
             self._telling = True
             try:
                 with loop.elsewhere():
-                    await trio.to_thread.run_sync(adapter.outdate, *stale, abandon_on_cancel=True)
+                    await threads.run(adapter.outdate, *stale, abandon=True)
             finally:
                 self._telling = False
+            self._known = news
+            self._heard.set()
+            self._heard = trio.Event()
+
+    async def told(self) -> None:
+        """Return when the kernel knows of all that has come so far."""
+        news = self._news
+        while self._known < news:
+            await self._heard.wait()
 
     async def hush(self) -> None:
         """The mount is about to end: the kernel is told nothing more. Waits a moment for what it is being told."""

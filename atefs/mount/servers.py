@@ -53,6 +53,15 @@ def pin(server: str, fingerprint: bytes) -> None:
     RealDisk().replace(path, before + f"{server} {fingerprint.hex()}\n".encode())
 
 
+def authorities() -> Path | None:
+    """A file with certificates of those who vouch for `wss` servers, besides the ones that the system knows, in PEM.
+
+    None where there is no `authorities.pem` in the configuration folder.
+    """
+    path = places.config_home() / "authorities.pem"
+    return path if path.exists() else None
+
+
 def attach(store: Path, url: ServerUrl) -> None:
     """The store follows the chain at `url` from now on."""
     RealDisk().replace(store / SERVER, f"{url}\n".encode())

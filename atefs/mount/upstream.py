@@ -11,18 +11,20 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from atedb import threads
 from atedb.chain.chain import Chain
 from atedb.errors import AteError, UnreachableError
 from atedb.net.client import ServerConnection, connect
 from atedb.net.errors import ConnectionLostError
-from atedb.net.link import Link, LinkState
+from atedb.net.fetching import Fetching
+from atedb.net.link import Dial, Link, LinkState
 from atedb.net.url import ServerUrl
 from atefs.mount import servers
 from atefs.mount.adapter import KernelAdapter
 from atefs.mount.committer import Committer
 from atefs.mount.identity import identity
+from atefs.mount.locks import SharedLocks
 from atefs.mount.options import RecoveryMode
-from atefs.mount.reaper import Reaper
 from atefs.mount.replication import Replication
 from atefs.mount.shared_slots import SharedSlots
 from atefs.mount.waiting import Waiting
@@ -42,24 +44,42 @@ CONNECT_SECONDS = 10.0
 
 
 class Upstream:
-    """Made with an open chain; `link.run` and `tell_kernel` are tasks of the driver's."""
+    """Made with an open chain; `link.run` and `tell_kernel` are tasks of the driver's.
 
-    def __init__(self, url: ServerUrl, mode: RecoveryMode, chain: Chain, root: bytes) -> None:
+    dial: makes a connection; over the network to `url` if None. device: what conflicts that are made here are called
+    after; the machine's name if None. clock: ns since 1970.
+    """
+
+    def __init__(
+        self, url: ServerUrl, mode: RecoveryMode, chain: Chain, root: bytes,
+        *, dial: Dial | None = None, device: str | None = None, clock: Callable[[], int] = time.time_ns,
+    ) -> None:  # fmt: skip
         self.url = url
         self._slots = SharedSlots(chain.store, root)
-        self.replication = Replication(chain, _device_name(), time.time_ns)
-        self.link = Link(self._dial, url.path, self.replication, changed=self._changed, met=self._slots.agree)
+        self.replication = Replication(chain, device or _device_name(), clock)
+        self.link = Link(dial or self._dial, url.path, self.replication, changed=self._changed, met=self._met)
+        self._fetching = Fetching(self.link.bodies)
         self._mode = mode
         self._chain = chain
         self._mounted: tuple[Vault, Committer] | None = None
         self._token: trio.lowlevel.TrioToken | None = None
+        self._shares_locks = False
+        self.locks = SharedLocks(chain, self.link, self._settle, self._follow, alone=mode is RecoveryMode.ASYNC)
 
     @asynccontextmanager
     async def _dial(self) -> AsyncIterator[ServerConnection]:
         known = self.url.pin or servers.known_servers().get(self.url.server)
-        async with connect(self.url, identity(), known, timeout=CONNECT_SECONDS) as connection:
+        async with connect(
+            self.url, identity(), known, timeout=CONNECT_SECONDS, authorities=servers.authorities()
+        ) as connection:
             servers.pin(self.url.server, connection.fingerprint)
             yield connection
+
+    async def _met(self, connection: ServerConnection) -> None:
+        if connection.takes_proof and self._chain.device:
+            await connection.prove(self._chain.device, self._chain.sign)
+        await self._slots.agree(connection)
+        await self.locks.regain(connection)
 
     # -- the life of a mount
 
@@ -75,6 +95,7 @@ class Upstream:
         if self._chain.written:
             if self._mode.needs_server or not self.replication.acked.sequence:
                 await self.link.tried()  # so that it can be used, or is on the server, when it is said to be mounted
+                await self.replication.at_rest()
             return
         async with trio.open_nursery() as watching:
             watching.start_soon(self._show, progress)
@@ -84,9 +105,10 @@ class Upstream:
             reason = self.link.error
             if reason is not None and self.link.state is LinkState.STOPPED:
                 raise reason
+            lacking = "has nothing of it" if self.link.state is LinkState.ONLINE else "cannot be reached"
             raise UnreachableError(
-                f"nothing of the vault is on this machine yet, and {self.url.server} cannot be reached"
-                f"{f' ({reason})' if reason else ''}; nothing was mounted; try again when it can"
+                f"nothing of the vault is on this machine yet, and {self.url.server} {lacking}"
+                f"{f' ({reason})' if reason else ''}; nothing was mounted; try again later"
             )
 
     async def _show(self, progress: Callable[[int, int], None]) -> None:
@@ -95,16 +117,23 @@ class Upstream:
             await trio.sleep(0.2)
 
     def serve(
-        self, vault: Vault, committer: Committer, reaper: Reaper, loop: Waiting, *, adapter: KernelAdapter
+        self, vault: Vault, committer: Committer, loop: Waiting, *, adapter: KernelAdapter
     ) -> list[Callable[[], Awaitable[None]]]:
         """The vault is about to answer requests: keep it in step from now on. What is to run for ever beside it."""
         self._mounted = vault, committer
         committer.committed = self.link.wake
         if self._mode.waits:
             committer.upstream = self._acknowledged
-        self.replication.serve(vault, committer, reaper, loop)
+        self.replication.serve(vault, committer, loop)
         self._changed()
-        return [lambda: self.replication.tell_kernel(adapter, loop), lambda: self._note(committer, loop)]
+        tasks: list[Callable[[], Awaitable[None]]] = [
+            lambda: self.replication.tell_kernel(adapter, loop),
+            lambda: self._note(committer, loop),
+        ]
+        self._shares_locks = adapter.share_locks(self.locks)
+        if self._shares_locks:
+            tasks.append(self.locks.run)
+        return tasks
 
     def _changed(self) -> None:
         """The link's state has changed."""
@@ -151,11 +180,25 @@ class Upstream:
     async def finish(self) -> None:
         """The vault is unmounted: what the server has is written down. Raises AteError."""
         if self._chain.failed is None:
-            await trio.to_thread.run_sync(self._write_down)
+            await threads.run(self._write_down)
 
     async def _acknowledged(self, sequence: int) -> None:
         self.link.wake()
         await self.link.acknowledged(sequence, SYNC_SECONDS)
+
+    async def _settle(self) -> None:
+        """Return when all that was done here is on the server. Raises AteError."""
+        assert self._mounted is not None
+        committer = self._mounted[1]
+        if not committer.clean:
+            await committer.share()
+        if self._chain.written > self.replication.acked.sequence:
+            await self._acknowledged(self.replication.ready)
+
+    async def _follow(self, sequence: int) -> None:
+        """Return when all that the server had up to `sequence` is here, and the kernel knows. Raises AteError."""
+        await self.link.reached(sequence)
+        await self.replication.told()
 
     async def deliver(self, tell: Callable[[int, int], Awaitable[None]] | None = None) -> None:
         """Return when all that is on stable storage here is on the server, too.
@@ -182,7 +225,7 @@ class Upstream:
         """Sealed bodies from the server. For worker threads; blocks for a bounded time. Raises UnreachableError."""
         assert self._token is not None
         try:
-            return trio.from_thread.run(self.link.bodies, wanted, trio_token=self._token)
+            return threads.ask(self._fetching.bodies, wanted, token=self._token)
         except (trio.RunFinishedError, trio.Cancelled):
             raise UnreachableError("the mount is ending") from None
 
@@ -197,6 +240,7 @@ class Upstream:
             "acknowledged": replica.acked.sequence,
             "pending_batches": replica.pending_count,
             "pending_bytes": replica.pending_bytes,
+            "locks": self.locks.status() if self._shares_locks else None,
         }
 
 

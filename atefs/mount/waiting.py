@@ -18,6 +18,8 @@ from typing import TypeVar
 
 import trio
 
+from atedb import threads
+
 T = TypeVar("T")
 Poll = Callable[[float], list[tuple[int, int]]]
 
@@ -86,7 +88,7 @@ class Waiting:
         """Run a blocking call in a thread, while other requests are answered. abandon: leave it behind if cancelled."""
         self.pass_on()
         with self.elsewhere():
-            return await trio.to_thread.run_sync(function, abandon_on_cancel=abandon)
+            return await threads.run(function, abandon=abandon)
 
     def _watch(self, fd: int) -> Poll:
         """To be called once: make the descriptor non-blocking, since a request may be withdrawn before it is read."""

@@ -19,6 +19,7 @@ from atefs.vault.shares import Base, Users, unused
 
 SUPERBLOCK, INODE, ENTRY, MAP, CONTENT, NUMBERS, CONFLICT = b"S", b"I", b"E", b"M", b"B", b"N", b"X"
 DIRECTORY, ORPHANS, CONFLICTS = b"D", b"O", b"X"
+LOCKS = b"L"
 FORMAT = 1
 
 u64 = struct.Struct("<Q").pack
@@ -156,6 +157,11 @@ def superblock_key(keys: Keys) -> bytes:
 
 def numbers_key(keys: Keys, device: bytes) -> bytes:
     return keys.object_key(NUMBERS, device)
+
+
+def lock_name(keys: Keys, ino: int, *, flock: bool) -> bytes:
+    """What the locks of a file are called between machines; those of fcntl and of flock are apart."""
+    return keys.object_key(LOCKS, u64(ino), bytes([flock]))
 
 
 def inode_key(keys: Keys, ino: int) -> bytes:

@@ -137,16 +137,11 @@ class _Merge:
     # Before anything else
 
     def _whole(self) -> None:
-        """What the vault has once: its quota, the numbers given out here, the conflicts that wait."""
+        """What the vault has once: its quota, the numbers given out here."""
         base, mine, stage = self._base, self._mine, self._stage
         if mine.superblock.quota != base.superblock.quota == stage.superblock.quota:
             stage.superblock.set_quota(mine.superblock.quota)
         stage.numbers.follow(mine.numbers)
-        for key in self._my.conflicts:
-            body = mine.objects.load(key) or base.objects.load(key)
-            if body is not None:
-                gone = mine.objects.load(key) is None
-                self._records.append(codec.conflict_change(stage.log, codec.decode_conflict(body), gone))
 
     def _make_plan(self) -> None:
         base, mine, theirs = self._base, self._mine, self._theirs
@@ -349,5 +344,32 @@ class _Merge:
 
     def _finish(self) -> None:
         """The last commit, with the records of conflicts."""
-        records = {change.key: change for change in self._records}
+        records = {change.key: change for change in (*self._old_records(), *self._records)}
         self._stage.flush(list(records.values()))
+
+    def _old_records(self) -> Iterator[Change]:
+        """The conflicts that were there before, as far as somebody has changed them: decided ones end, unless what was
+        kept beside has come back because it was changed elsewhere. Then there is something to decide again.
+        """
+        stage = self._stage
+        for key in sorted(self._my.conflicts | self._their.conflicts):
+            mine, theirs, base = (self._conflict(side, key) for side in (self._mine, self._theirs, self._base))
+            records = [one for one in (mine, theirs, base) if one is not None]
+            standing = [one for one in records if stage.directories.lookup(one.parent, one.name) >> 4 == one.ino]
+            if standing and theirs != standing[0]:
+                yield codec.conflict_change(stage.log, standing[0], False)
+            elif not standing and mine is None and theirs is not None:
+                yield codec.conflict_change(stage.log, records[0], True)
+
+    def _conflict(self, side: Side, key: bytes) -> Conflict | None:
+        """What a side says of a conflict, with the numbers that inodes have from now on."""
+        body = side.objects.load(key)
+        if body is None:
+            return None
+        record = codec.decode_conflict(body)
+        if side is self._mine:
+            numbers = {old: new for new, old in self._source.items()}
+            record.ino = numbers.get(record.ino, record.ino)
+            record.parent = numbers.get(record.parent, record.parent)
+            record.origin_parent = numbers.get(record.origin_parent, record.origin_parent)
+        return record

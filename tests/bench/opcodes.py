@@ -46,11 +46,6 @@ Cost = list[float]
 Request = tuple[int, int, bytes]
 
 
-class _NoReaper:
-    def tell(self) -> None:
-        pass
-
-
 class Bench:
     """A vault of a real chain behind a session whose answers nobody reads."""
 
@@ -66,7 +61,7 @@ class Bench:
         session = Session()
         committer = Committer(vault, self.chain, session, cast(Any, None))
         committer.touch = lambda: None  # type: ignore[method-assign]  # commits are made, and timed, by hand
-        DirectAdapter(vault, committer, cast(Any, _NoReaper()), session).prepare(acl=True, acl_in_kernel=False)
+        DirectAdapter(vault, committer, session).prepare(acl=True, acl_in_kernel=False)
         session.attach(os.open("/dev/null", os.O_RDWR), Init(0))
         self.session = session
 

@@ -8,13 +8,18 @@ import threading
 
 
 class Relay:
-    """Passes bytes on between its own port and another one, in threads of its own, as long as it is not cut."""
+    """Passes bytes on between its own port and another one, in threads of its own, as long as it is not cut.
 
-    def __init__(self, port: int) -> None:
+    keep: have all of them in `passed`, in pieces.
+    """
+
+    def __init__(self, port: int, *, keep: bool = False) -> None:
         self._target = port
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._cut = False
+        self._keep = keep
+        self.passed: list[bytes] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -63,6 +68,8 @@ class Relay:
     def _pass(self, source: socket.socket, target: socket.socket) -> None:
         try:
             while data := source.recv(1 << 16):
+                if self._keep:
+                    self.passed.append(data)
                 target.sendall(data)
         except OSError:
             pass

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ _FOLDERS = {"HOME": ".", "ATE_HOME": "ate", "ATE_CONFIG": "config", "XDG_STATE_H
 
 
 class Replica:
-    """One machine: its home, and the mount of a server's chain there."""
+    """One machine: its home, and the mount of a server's chain there. command: how `atefs …` is run."""
+
+    command: Sequence[str] = ATEFS
 
     def __init__(self, folder: Path, name: str, solo: Solo) -> None:
         self.home = folder / name
@@ -54,7 +56,7 @@ class Replica:
 
     def atefs(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
         """`atefs …` on this machine."""
-        return run(*ATEFS, *arguments, check=check, env=self.env)
+        return run(*self.command, *arguments, check=check, env=self.env)
 
     def mount(self, *arguments: str | Path, url: str | None = None) -> None:
         """Mount the server's chain."""

@@ -21,13 +21,15 @@ from tests.system.mounted import run, until
 ATEDB = [sys.executable, "-m", "atedb.cli"]
 _TOLD = re.compile(
     r"fingerprint of this server's key: (?P<fingerprint>[0-9a-f]{64})\n"
-    r"(Serving chains on ws://\S+:(?P<port>\d+)/db/NAME/VAULT\n)+"
+    r"(Serving chains on wss?://\S+:(?P<port>\d+)/db/NAME/VAULT\n)+"
     r"Health and metrics on http://127.0.0.1:(?P<http>\d+)/health"
 )
 
 
 class Solo:
-    """A server and its data folder, which stays when the server is stopped or killed."""
+    """A server and its data folder, which stays when the server is stopped or killed. command: how it is run."""
+
+    command: Sequence[str] = ATEDB
 
     def __init__(self, folder: Path) -> None:
         self.data = folder / "data"
@@ -38,7 +40,7 @@ class Solo:
 
     def start(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
         """Start it and wait until clients can connect; the second time, on the same port."""
-        words = [*ATEDB, "solo", os.fspath(self.data), f"--port={self.port}", "--http-port=0", *arguments]
+        words = [*self.command, "solo", os.fspath(self.data), f"--port={self.port}", "--http-port=0", *arguments]
         with self.out.open("wb") as out, self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=out, stderr=log, env={**os.environ, **(environment or {})}

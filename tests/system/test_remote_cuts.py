@@ -1,84 +1,86 @@
-"""Links that are cut at any time, while several machines write: in the end all have the same, and nothing is lost."""
+"""Cables that are pulled: nobody is told, packets just do not arrive. Everybody goes on, and in the end all agree."""
 
 from __future__ import annotations
 
-import os
-import random
-import threading
+import json
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.system.links import Relay
-from tests.system.replicas import Machines, Replica, alike
-from tests.system.solo import Solo
+from tests.system.mounted import ATEFS, until
+from tests.system.networks import Cable, network
+from tests.system.replicas import Replica, alike
+from tests.system.solo import ATEDB, Solo
 
-pytestmark = pytest.mark.needs("fuse")
+pytestmark = pytest.mark.needs("fuse", "root", "ip", "unshare", "nsenter")
 
 
-def writes(replica: Replica, stop: threading.Event, told: list[tuple[str, str]]) -> None:
-    """Make, change, move and delete files of one's own and of a shared folder, until told to stop."""
-    choose = random.Random(replica.name)
-    turn = 0
-    while not stop.is_set():
-        turn += 1
-        token = f"{replica.name}-{turn}"
-        (replica / f"{replica.name}{turn}").write_text(token)
-        told.append((f"{replica.name}{turn}", token))
-        shared = replica / "shared" / str(choose.randrange(10))
+@pytest.fixture
+def cabled(tmp_path: Path) -> Iterator[list[tuple[Replica, Cable]]]:
+    """Two machines with the same chain mounted, each with its cable; they are tenants, since the server listens."""
+    with network(2) as (server, cables):
+        solo = Solo(tmp_path)
+        solo.command = [*server, *ATEDB]
+        made: list[tuple[Replica, Cable]] = []
         try:
-            match choose.randrange(4):
-                case 0 | 1:
-                    shared.write_text(token * 100)
-                case 2:
-                    os.rename(shared, replica / "shared" / str(choose.randrange(10)))
-                case _:
-                    os.unlink(shared)
-        except FileNotFoundError:
-            pass
-        time.sleep(0.01)
+            for name, cable in zip("ab", cables, strict=True):
+                replica = Replica(tmp_path, name, solo)
+                replica.command = [*cable.inside, *ATEFS]
+                made.append((replica, cable))
+            keys = [replica.atefs("identity").stdout.strip() for replica, _ in made]
+            solo.tenant("add", "you@example.com", *(f"--key={key}" for key in keys))
+            solo.start("--listen=0.0.0.0")
+            for replica, cable in made:
+                replica.mount(url=str(solo.url(host=cable.server)))
+            yield made
+        finally:
+            for replica, _ in made:
+                replica.clean_up()
+            solo.clean_up()
 
 
-@pytest.mark.parametrize("number", [2, pytest.param(5, marks=pytest.mark.long)])
-def test_links_may_be_cut_at_any_time(machines: Machines, solo: Solo, number: int) -> None:
-    replicas, relays = [], []
-    for place in range(number):
-        relay = Relay(solo.port)
-        replica = machines(f"m{place}")
-        replica.mount(url=f"ws://127.0.0.1:{relay.port}/db/you@example.com/vault")
-        relays.append(relay)
-        replicas.append(replica)
-    (replicas[0] / "shared").mkdir()
-    alike(*replicas)
-    stop = threading.Event()
-    told: list[list[tuple[str, str]]] = [[] for _ in replicas]
-    writers = [
-        threading.Thread(target=writes, args=(replica, stop, mine))
-        for replica, mine in zip(replicas, told, strict=True)
-    ]
-    choose = random.Random(number)
-    for writer in writers:
-        writer.start()
-    try:
-        for _ in range(6 * number):
-            relay = choose.choice(relays)
-            relay.cut()
-            time.sleep(choose.random())
-            relay.mend()
-            time.sleep(choose.random() / 2)
-    finally:
-        stop.set()
-        for writer in writers:
-            writer.join()
-    found = alike(*replicas)
-    for mine in told:
-        for name, token in mine:
-            assert name in found
-            assert (replicas[0] / name).read_text() == token
-    for replica in replicas:
+def work_apart(cabled: list[tuple[Replica, Cable]]) -> None:
+    """While a cable is pulled, both go on at the speed of their disks, and write the same file."""
+    (a, cable), (b, _) = cabled
+    (a / "paper").write_text("as it was")
+    alike(a, b)
+    cable.pull()
+    start = time.monotonic()
+    for replica in (a, b):
+        (replica / "paper").write_text(f"as {replica.name} has it")
+        for turn in range(20):
+            (replica / f"{replica.name}{turn}").write_text(replica.name)
+        replica.sync()
+        assert len(list(replica.path.iterdir())) >= 21
+    assert time.monotonic() - start < 5
+
+
+def meet_again(cabled: list[tuple[Replica, Cable]]) -> None:
+    """Both have all of it, and both versions of what both have written, one of which is listed."""
+    (a, cable), (b, _) = cabled
+    cable.plug()
+    found = alike(a, b)
+    assert {f"{name}{turn}" for name in "ab" for turn in range(20)} <= found.keys()
+    papers = sorted(path for path in found if path.startswith("paper"))
+    assert {(a / path).read_text() for path in papers} == {"as a has it", "as b has it"}
+    for replica in (a, b):
+        (listed,) = json.loads(replica.atefs("conflicts", "list", replica.path, "--json").stdout)
+        assert listed["path"] == papers[1]
         replica.umount()
         assert replica.complaints() == []
         assert replica.atefs("fsck", replica.path, check=False).returncode == 0
-    assert solo.complaints() == []
-    for relay in relays:
-        relay.close()
+
+
+def test_a_cable_that_is_pulled_for_a_moment_loses_nothing(cabled: list[tuple[Replica, Cable]]) -> None:
+    work_apart(cabled)
+    meet_again(cabled)
+
+
+@pytest.mark.long
+def test_a_cable_that_is_pulled_for_long_is_noticed_and_loses_nothing(cabled: list[tuple[Replica, Cable]]) -> None:
+    work_apart(cabled)
+    a, _ = cabled[0]
+    until(a.is_state("offline"), "the silence to be noticed")
+    meet_again(cabled)

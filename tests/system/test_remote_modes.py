@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from atedb.errors import ExitCode
 from tests.system.mounted import until
 from tests.system.replicas import Machines, alike
 from tests.system.solo import Solo
@@ -69,6 +70,22 @@ def test_sync_without_a_server_fails_and_what_was_written_is_sent_later(machines
     until(a.is_state("online"), "the link to be back")
     assert errno_of(a / "second") is None
     assert set(alike(a, b)) == {"file", "second"}
+
+
+def test_a_sync_mount_without_its_server_can_be_unmounted_with_what_is_queued(machines: Machines, solo: Solo) -> None:
+    a = machines("a")
+    a.mount("--recovery-mode", "sync")
+    solo.stop()
+    until(a.is_state("offline"), "the link to notice")
+    (a / "file").write_text("kept")
+    refused = a.atefs("umount", a.path, check=False)
+    assert refused.returncode == ExitCode.UNREACHABLE
+    assert "--leave-queued" in refused.stderr
+    a.umount("--leave-queued")
+    solo.start()
+    a.mount("--recovery-mode", "sync")
+    assert (a / "file").read_text() == "kept"
+    until(a.sent, "all to be sent")
 
 
 @pytest.mark.parametrize("mode", ["readonly-async", "readonly-sync"])

@@ -19,7 +19,7 @@ from atefs.mount.direct.protocol import Init, Opcode
 from atefs.mount.direct.request import Request
 from atefs.mount.direct.session import Session
 from atefs.vault.vault import Vault
-from tests.mount.direct.kernel import FakeCommitter, FakeReaper
+from tests.mount.direct.kernel import FakeCommitter
 from tests.system.mounted import run
 from tests.vault.memory_chain import MemoryChain
 
@@ -54,7 +54,7 @@ class Served:
 
         async def main() -> None:
             committer = FakeCommitter()
-            adapter = DirectAdapter(self.vault, cast(Any, committer), cast(Any, FakeReaper()), self.session)
+            adapter = DirectAdapter(self.vault, cast(Any, committer), self.session)
             adapter.prepare(acl=False, acl_in_kernel=False)
             self.session.attach(self._fd, Init(0))
             with trio.fail_after(60):

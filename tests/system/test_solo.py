@@ -68,6 +68,7 @@ def read(solo: Solo, count: int, path: str = PATH, key: SigningKey = ANNA) -> li
         await connection.open(path)
         found: list[bytes] = []
         async for frames in connection.follow(1, slim=False):
+            assert isinstance(frames, list)
             found += frames
             if len(found) >= count:
                 break

@@ -9,7 +9,7 @@ from atefs.vault.conflicts import Conflict, list_conflicts, resolve
 from atefs.vault.limits import ROOT_INO
 from atefs.vault.vault import Vault
 from tests.vault.conftest import ME
-from tests.vault.replicas import contents
+from tests.vault.replicas import Replica, Server, contents
 from tests.vault.test_merge import Pair, number, put
 
 
@@ -72,6 +72,52 @@ def test_renamed_or_deleted_by_hand_it_is_settled(pair: Pair) -> None:
     assert list_conflicts(pair.a) == []
     assert pair.meet() == {b"/f": b"of one", b"/both": b"of two"}
     assert list_conflicts(pair.b) == []
+
+
+@pytest.mark.parametrize("who", ["one", "two"])
+def test_dropped_here_and_written_there_it_is_listed_again(pair: Pair, who: str) -> None:
+    conflict = only(pair.a)
+    dropping, writing = (pair.a, pair.b) if who == "one" else (pair.b, pair.a)
+    resolve(dropping, conflict, keep=False)
+    writing.write(conflict.ino, 0, b"OF")
+    assert pair.meet() == {b"/f": b"of one", b"/" + conflict.name: b"OF two"}
+    assert only(pair.a) == only(pair.b) == conflict
+
+
+def test_kept_instead_of_what_was_kept_beside_before_that_conflict_is_open_still(pair: Pair) -> None:
+    outer = only(pair.a)
+    pair.a.write(outer.ino, 0, b"ONE")
+    pair.b.write(outer.ino, 0, b"TWO")
+    pair.meet()
+    (inner,) = [conflict for conflict in list_conflicts(pair.b) if conflict.origin_name == outer.name]
+    resolve(pair.b, inner, keep=True)
+    assert [(conflict.name, conflict.ino) for conflict in list_conflicts(pair.b)] == [(outer.name, inner.ino)]
+    put(pair.a, b"g", b"later")
+    pair.meet()
+    resolve(pair.a, only(pair.a), keep=True)
+    assert pair.meet()[b"/f"] == b"TWOtwo"
+    assert list_conflicts(pair.b) == []
+
+
+def test_one_that_is_pending_is_listed_when_what_was_kept_gets_another_number() -> None:
+    """Because two devices have brought back the same file, each by itself."""
+    server = Server()
+    one, two, three = (Replica(server, name) for name in ("one", "two", "three"))
+    ino = put(one.vault, b"f", b"base")
+    for replica in (one, two, three):
+        replica.sync()
+    put(one.vault, b"g", b"another")
+    one.vault.rename(ROOT_INO, b"g", ROOT_INO, b"f")
+    one.sync()
+    two.vault.write(ino, 0, b"BASE")
+    two.sync(send=False)
+    three.vault.link(ino, ROOT_INO, b"h")
+    for replica in (three, two, one, three):
+        replica.sync()
+        replica.check()
+    conflict = only(one.vault)
+    assert conflict.ino != ino
+    assert names(one.vault) == {b"/f": b"another", b"/h": b"base", b"/" + conflict.name: b"BASE"}
 
 
 def test_a_folder_with_something_in_it_is_not_dropped() -> None:

@@ -12,23 +12,26 @@ from atefs.mount.direct.files import Files
 from atefs.mount.direct.folders import Folders
 from atefs.mount.direct.hints import StatHints
 from atefs.mount.direct.inode_flags import InodeFlags
+from atefs.mount.direct.locking import Locking
 from atefs.mount.direct.names import Names
 from atefs.mount.direct.nodes import Nodes
 from atefs.mount.direct.protocol import Init
 from atefs.mount.direct.services import Services
 from atefs.mount.direct.session import Session
-from atefs.mount.reaper import Reaper
+from atefs.mount.locks import SharedLocks
 from atefs.vault.vault import Vault
+
+_LOCKS = Init.POSIX_LOCKS | Init.FLOCK_LOCKS
 
 
 class DirectAdapter:
     """One mount over /dev/fuse: a `KernelAdapter`."""
 
-    def __init__(self, vault: Vault, committer: Committer, reaper: Reaper, session: Session) -> None:
+    def __init__(self, vault: Vault, committer: Committer, session: Session) -> None:
         self._vault = vault
         self._committer = committer
-        self._reaper = reaper
         self._session = session
+        self._locks: SharedLocks | None = None
 
     def attach(self, mountpoint: Path, options: frozenset[str]) -> None:
         acl = "noacl" not in options
@@ -36,7 +39,7 @@ class DirectAdapter:
         self.prepare(acl=acl, acl_in_kernel=in_kernel)
         self._session.attach(
             connect(mountpoint, options - {"noacl", "shared"}),
-            Init.POSIX_ACL if in_kernel else Init(0),
+            (Init.POSIX_ACL if in_kernel else Init(0)) | (_LOCKS if self._locks is not None else Init(0)),
             Init.WRITEBACK_CACHE if "shared" in options else Init(0),
         )
 
@@ -45,17 +48,22 @@ class DirectAdapter:
         services = Services(
             self._vault,
             self._committer,
-            self._reaper,
             Attributes(),
             StatHints(),
             self._session.stale,
             acl,
             acl_in_kernel,
         )
-        names = Names(services)
-        parts = (names, Nodes(services), Files(services), Folders(services), InodeFlags(services))
+        names, files = Names(services), Files(services)
+        parts = (names, Nodes(services), files, Folders(services), InodeFlags(services))
         handlers = [part.handlers() for part in parts]
+        if self._locks is not None:
+            handlers.append(Locking(self._locks, files).handlers())
         self._session.serve_with({opcode: one for some in handlers for opcode, one in some.items()}, names.let_go)
+
+    def share_locks(self, locks: SharedLocks) -> bool:
+        self._locks = locks
+        return True
 
     async def serve(self) -> None:
         await self._session.serve()

@@ -1,11 +1,12 @@
 """Requests about the content of files.
 
-A handle is (inode number << 2 | reads are noted << 1 | open for writing), so that open files cost nothing here.
+A handle is (a number << 2 | reads are noted << 1 | open for writing), so that open files cost nothing here.
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
 
@@ -23,6 +24,7 @@ from atefs.mount.direct.protocol import (
     OPEN_IN,
     OPEN_OUT,
     READ_IN,
+    WRITE_CACHE,
     WRITE_IN,
     WRITE_KILL_SUIDGID,
     WRITE_OUT,
@@ -50,6 +52,7 @@ class Files:
         self._vault = services.vault
         self._committer = services.committer
         self._touch = services.committer.touch
+        self._numbers = itertools.count(1)
 
     def handlers(self) -> dict[int, Handler]:
         """By opcode."""
@@ -75,13 +78,13 @@ class Files:
         self._vault.check_open(request.node, flags)
         if not flags & _UNNOTICED and self._services.note_access(request.node):
             self._services.stale(request.node)  # the kernel finds out by itself only of reads that it asks for
-        return self._opened(request.node, flags)
+        return self._opened(flags)
 
-    def _opened(self, ino: int, flags: int) -> bytes:
+    def _opened(self, flags: int) -> bytes:
         writing = bool(flags & _WRITING)
         self._committer.writers += writing
         noticed = 2 if self._vault.notes_every_read and not flags & _UNNOTICED else 0
-        return OPEN_OUT.pack(ino << 2 | noticed | writing, FOPEN_KEEP_CACHE, 0)
+        return OPEN_OUT.pack(next(self._numbers) << 2 | noticed | writing, FOPEN_KEEP_CACHE, 0)
 
     def create(self, request: Request) -> bytes:
         self._services.brake()
@@ -96,7 +99,7 @@ class Files:
                 raise
             inode = self._vault.lookup(request.node, name)  # somebody else has made it since the kernel looked
         self._touch()
-        return self._services.known(request, inode) + self._opened(inode.ino, flags)
+        return self._services.known(request, inode) + self._opened(flags)
 
     def tmpfile(self, request: Request) -> bytes:
         """A file without a name (man 2 open, O_TMPFILE)."""
@@ -104,7 +107,7 @@ class Files:
         flags, mode, umask, _ = CREATE_IN.unpack_from(request.data, BODY)
         inode = self._vault.tmpfile(request.node, mode, Caller(request.uid, request.gid, umask))
         self._touch()
-        return self._services.known(request, inode) + self._opened(inode.ino, flags)
+        return self._services.known(request, inode) + self._opened(flags)
 
     def read(self, request: Request) -> bytes:
         handle, offset, size, _, _, _, _ = READ_IN.unpack_from(request.data, BODY)
@@ -115,9 +118,12 @@ class Files:
     def write(self, request: Request) -> bytes:
         self._services.brake()
         data = request.data
-        _, offset, size, how, _, _, _ = WRITE_IN.unpack_from(data, BODY)
+        _, offset, size, how, _, flags, _ = WRITE_IN.unpack_from(data, BODY)
         if len(data) != _WRITE_BODY + size:
             raise ValueError("what is to be written is cut short")
+        if flags & os.O_APPEND and not how & WRITE_CACHE:
+            # Others may have appended meanwhile, of which the kernel, that has chosen the offset, was not told yet.
+            offset = self._vault.getattr(request.node).size
         caller = UNPRIVILEGED if how & WRITE_KILL_SUIDGID else None
         content = data[_WRITE_BODY:] if size <= INLINE_MAX else memoryview(data)[_WRITE_BODY:]
         self._vault.write(request.node, offset, content, caller)
@@ -166,7 +172,6 @@ class Files:
         caller = Caller(request.uid, request.gid)
         copied = self._vault.copy_range(request.node, offset, node, to, min(length, _COPY_MAX), caller=caller)
         self._touch()
-        self._services.reaper.tell()  # what lay there before may have been shared
         return copied
 
     def lseek(self, request: Request) -> bytes:

@@ -119,7 +119,6 @@ class Names:
         """Gets no answer."""
         (count,) = FORGET_IN.unpack_from(request.data, BODY)
         self.let_go(request.node, count)
-        self._services.reaper.tell()
 
     def batch_forget(self, request: Request) -> None:
         """Gets no answer."""
@@ -127,7 +126,6 @@ class Names:
         at = BODY + BATCH_FORGET_IN.size
         for node, times in FORGET_ONE.iter_unpack(request.data[at : at + count * FORGET_ONE.size]):
             self.let_go(node, times)
-        self._services.reaper.tell()
 
     def let_go(self, node: int, count: int) -> None:
         """The kernel knows the inode `count` times less."""

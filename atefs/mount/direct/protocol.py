@@ -47,6 +47,9 @@ class Opcode(IntEnum):
     READDIR = 28
     RELEASEDIR = 29
     FSYNCDIR = 30
+    GETLK = 31
+    SETLK = 32
+    SETLKW = 33
     ACCESS = 34
     CREATE = 35
     INTERRUPT = 36
@@ -68,9 +71,11 @@ class Init(IntFlag):
     """What kernel and filesystem agree on at the start (FUSE_INIT)."""
 
     ASYNC_READ = 1 << 0
+    POSIX_LOCKS = 1 << 1
     EXPORT_SUPPORT = 1 << 4
     BIG_WRITES = 1 << 5
     DONT_MASK = 1 << 6
+    FLOCK_LOCKS = 1 << 10
     DO_READDIRPLUS = 1 << 13
     READDIRPLUS_AUTO = 1 << 14
     ASYNC_DIO = 1 << 15
@@ -104,7 +109,9 @@ class Set(IntEnum):
 FOPEN_KEEP_CACHE = 1 << 1
 FOPEN_CACHE_DIR = 1 << 3
 SETXATTR_ACL_KILL_SGID = 1 << 0
-WRITE_KILL_SUIDGID = 1 << 2
+WRITE_CACHE, WRITE_KILL_SUIDGID = 1 << 0, 1 << 2
+RELEASE_FLOCK_UNLOCK = 1 << 1
+LK_FLOCK = 1 << 0
 
 IN_HEADER = struct.Struct("=IIQQIIIHH")
 """length, opcode, unique, node, uid, gid, pid, total_extlen (in units of 8 bytes), padding"""
@@ -156,6 +163,14 @@ WRITE_OUT = struct.Struct("=II")
 """size, padding"""
 HANDLE_IN = struct.Struct("=Q")
 """fh: how the structures of FLUSH, RELEASE, FSYNC and their like begin"""
+FLUSH_IN = struct.Struct("=QQQ")
+"""fh, padding, lock_owner"""
+RELEASE_IN = struct.Struct("=QIIQ")
+"""fh, flags, release_flags, lock_owner"""
+LK_IN = struct.Struct("=QQQQIIII")
+"""fh, owner, first byte, last byte, type (fcntl.F_RDLCK …), pid, lk_flags, padding"""
+LK_OUT = struct.Struct("=QQII")
+"""first byte, last byte, type, pid"""
 FALLOCATE_IN = struct.Struct("=QQQII")
 """fh, offset, length, mode, padding"""
 COPY_FILE_RANGE_IN = struct.Struct("=QQQQQQQ")

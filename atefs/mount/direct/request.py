@@ -43,9 +43,15 @@ raises, NotResident included: then what it needs is fetched and the handler runs
 
 
 class Later(Exception):
-    """Raised by a handler: the request has to wait. done: its answer afterwards; None: the handler runs again."""
+    """Raised by a handler: the request has to wait. done: its answer afterwards; None: the handler runs again.
 
-    def __init__(self, wait: Callable[[], Awaitable[None]], done: bytes | None = None) -> None:
+    endless: it may take for ever, so that it must not count among those that others wait for.
+    """
+
+    def __init__(
+        self, wait: Callable[[], Awaitable[None]], done: bytes | None = None, *, endless: bool = False
+    ) -> None:  # fmt: skip
         super().__init__()
         self.wait = wait
         self.done = done
+        self.endless = endless

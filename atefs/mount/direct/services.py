@@ -9,7 +9,6 @@ from atefs.mount.committer import Committer
 from atefs.mount.direct.answers import Attributes
 from atefs.mount.direct.hints import StatHints
 from atefs.mount.direct.request import Later, Request
-from atefs.mount.reaper import Reaper
 from atefs.vault.inode import Caller, Inode
 from atefs.vault.vault import Vault
 
@@ -25,7 +24,6 @@ class Services(NamedTuple):
 
     vault: Vault
     committer: Committer
-    reaper: Reaper
     attributes: Attributes
     hints: StatHints
     stale: Callable[[int], None]

@@ -59,6 +59,7 @@ class Session(Waiting):
         self._fd = -1
         self._wanted = self._unwanted = NOTHING
         self._slow: dict[int, trio.CancelScope] = {}
+        self._endless = 0
         self._less = trio.Event()
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery
@@ -121,7 +122,7 @@ class Session(Waiting):
                 await trio.lowlevel.checkpoint()
                 await self.opened()
                 yield_at = perf_counter() + YIELD
-            if len(self._slow) >= SLOW_MAX:
+            if len(self._slow) - self._endless >= SLOW_MAX:
                 self._less = trio.Event()
                 await self._less.wait()
                 await self.opened()
@@ -172,6 +173,7 @@ class Session(Waiting):
             payload = handler(request)
         except (NotResident, Later) as reason:
             self._slow[request.unique] = trio.CancelScope()
+            self._endless += _endless(reason)
             self._nursery.start_soon(self._answer_slowly, request, handler, reason)
         except Exception as error:
             self._fail(request, error)
@@ -188,6 +190,7 @@ class Session(Waiting):
 
     async def _answer_slowly(self, request: Request, handler: Handler, reason: Exception) -> None:
         """Wait for what the handler needs and run it again, until it can answer or whoever asked gives up."""
+        endless = _endless(reason)
         try:
             with self._slow[request.unique] as scope:
                 payload = await self._patiently(request, handler, reason)
@@ -200,6 +203,7 @@ class Session(Waiting):
                 self._reply(request, payload)
         finally:
             del self._slow[request.unique]
+            self._endless -= endless
             self._less.set()
 
     def _interrupt(self, request: Request) -> None:
@@ -261,6 +265,10 @@ class Session(Waiting):
             self.stop()
             return None
         return payload
+
+
+def _endless(reason: Exception) -> bool:
+    return isinstance(reason, Later) and reason.endless
 
 
 def _done(_: Request) -> bytes:
