@@ -178,8 +178,8 @@ class Layer:
         self.below.end_checkpoint(written=written)
 
     def relieve(self) -> None:
-        """Let go of memory while a long log is replayed."""
-        if self.due:
+        """Let go of memory while a long log is replayed. See `View`."""
+        if self.due and not self.below.read_only:
             self.begin_checkpoint().write()
             self.end_checkpoint(written=True)
         self.remap()

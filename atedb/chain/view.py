@@ -178,7 +178,7 @@ class View:
 
     def __init__(self, place: ViewPlace, *, read_only: bool) -> None:
         self._place = place
-        self._read_only = read_only
+        self.read_only = read_only
         self._fresh = Overlay()
         self._frozen: Overlay | None = None
         self.reads = 0
@@ -192,7 +192,7 @@ class View:
             raise ViewUnusableError(str(error)) from None
 
     def _map(self) -> None:
-        folder, read_only = str(self._place.folder), self._read_only
+        folder, read_only = str(self._place.folder), self.read_only
         self._env = lmdb.open(folder, map_size=MAP_SIZE, max_dbs=4, readonly=read_only, lock=not read_only, mode=0o600)
         self._objects = self._env.open_db(b"objects", create=False)
         self._batches = self._env.open_db(b"batches", create=False)
@@ -299,7 +299,12 @@ class View:
         return 0 if self.folding else len(self._fresh.records)
 
     def relieve(self) -> None:
-        """Fold all there is into the file, and let go of memory: for a long log that is replayed."""
+        """Fold all there is into the file, and let go of memory: for a long log that is replayed.
+
+        A reader, which must not change the file, keeps it in memory.
+        """
+        if self.read_only:
+            return
         self.begin_checkpoint().write()
         self.end_checkpoint(written=True)
         self.remap()

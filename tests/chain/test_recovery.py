@@ -111,6 +111,25 @@ def test_a_chain_opened_read_only_takes_no_commit(store: Path) -> None:
     chain.close()
 
 
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_long_stretch_can_be_replayed_by_a_reader_who_leaves_the_view_alone(
+    store: Path, monkeypatch: pytest.MonkeyPatch, remote: bool
+) -> None:
+    monkeypatch.setattr("atedb.chain.recovery.REBUILD_STEP", 2)
+    chain = Chain.create(store, ROOT, remote=remote)
+    for number in range(10):
+        chain.commit([put(chain, b"%d" % number, b"body %d" % number)])
+    chain.barrier()
+    crash(chain)
+    view = {path: path.read_bytes() for path in (store / "view").iterdir()}
+    chain = Chain.open(store, ROOT, read_only=True)
+    assert [chain.load(chain.object_key(b"T", b"%d" % number)) for number in range(10)] == [
+        b"body %d" % number for number in range(10)
+    ]
+    chain.close()
+    assert {path: path.read_bytes() for path in (store / "view").iterdir()} == view
+
+
 def test_a_rebuild_tells_how_far_it_is_within_a_segment(store: Path) -> None:
     chain = Chain.create(store, ROOT)
     for number in range(5):
