@@ -177,9 +177,14 @@ class Layer:
         """See `View`."""
         self.below.end_checkpoint(written=written)
 
+    @property
+    def read_only(self) -> bool:
+        """See `View`."""
+        return self.below.read_only
+
     def relieve(self) -> None:
         """Let go of memory while a long log is replayed. See `View`."""
-        if self.due and not self.below.read_only:
+        if self.due and not self.read_only:
             self.begin_checkpoint().write()
             self.end_checkpoint(written=True)
         self.remap()
