@@ -27,13 +27,16 @@ class Vault:
         self.offsets.append(offset)
 
 
-@pytest.mark.parametrize(("flags", "how", "offset"), [(os.O_APPEND, 0, 10), (0, 0, 5), (os.O_APPEND, WRITE_CACHE, 5)])
+@pytest.mark.parametrize(
+    ("flags", "how", "asked", "offset"),
+    [(os.O_APPEND, 0, 5, 10), (os.O_APPEND, 0, 15, 15), (0, 0, 5, 5), (os.O_APPEND, WRITE_CACHE, 5, 5)],
+)
 def test_what_is_appended_overwrites_nothing_that_others_have_appended_meanwhile(
-    flags: int, how: int, offset: int
+    flags: int, how: int, asked: int, offset: int
 ) -> None:
     vault = Vault()
     committer = SimpleNamespace(touch=lambda: None)
     files = Files(cast(Services, SimpleNamespace(vault=vault, committer=committer, brake=lambda: None)))
-    data = bytes(BODY) + WRITE_IN.pack(0, 5, 3, how, 0, flags, 0) + b"abc"
+    data = bytes(BODY) + WRITE_IN.pack(0, asked, 3, how, 0, flags, 0) + b"abc"
     files.write(cast(Request, SimpleNamespace(node=7, data=data)))
     assert vault.offsets == [offset]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import stat
 import struct
@@ -40,6 +41,18 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
 
 def opened(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> int:
     return os.open(path, flags, 0o644)
+
+
+def test_direct_io_appends_behind_what_is_written_and_still_cached(vault: Mounted) -> None:
+    fd = opened(vault / "file")
+    os.write(fd, b"a" * 20_000)
+    page = mmap.mmap(-1, 4096)
+    page.write(b"b" * 4096)
+    direct = opened(vault / "file", os.O_WRONLY | os.O_APPEND | os.O_DIRECT)
+    os.write(direct, page)
+    assert os.pread(fd, 30_000, 0) == b"a" * 20_000 + b"b" * 4096
+    os.close(direct)
+    os.close(fd)
 
 
 def test_holes_are_punched_and_found(vault: Mounted) -> None:

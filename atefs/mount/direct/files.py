@@ -122,8 +122,9 @@ class Files:
         if len(data) != _WRITE_BODY + size:
             raise ValueError("what is to be written is cut short")
         if flags & os.O_APPEND and not how & WRITE_CACHE:
-            # Others may have appended meanwhile, of which the kernel, that has chosen the offset, was not told yet.
-            offset = self._vault.getattr(request.node).size
+            # Others may have appended meanwhile, of which the kernel, that has chosen the offset, was not told yet. It
+            # may know of more, too: direct I/O passes by what it holds of cached writes.
+            offset = max(offset, self._vault.getattr(request.node).size)
         caller = UNPRIVILEGED if how & WRITE_KILL_SUIDGID else None
         content = data[_WRITE_BODY:] if size <= INLINE_MAX else memoryview(data)[_WRITE_BODY:]
         self._vault.write(request.node, offset, content, caller)
