@@ -19,6 +19,7 @@ settings.load_profile("suite")
 DESCRIPTORS = 1024
 """What systems give a process at first: so a descriptor that somebody forgets to close is noticed anywhere."""
 
+_MACHINE = re.compile("^tests/(system/|chain/test_(resident|flat))")
 _FOLDERS = {
     "HOME": "",
     "XDG_CONFIG_HOME": ".config",
@@ -40,6 +41,13 @@ def pytest_configure(config: pytest.Config) -> None:
         "expect_log(*patterns): regular expressions, each of which a log record of WARNING or above has to match",
     ):
         config.addinivalue_line("markers", line)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What looks at the machine as a whole, its mounts, processes and page cache, goes on one after the other."""
+    for item in items:
+        if _MACHINE.search(item.nodeid):
+            item.add_marker(pytest.mark.xdist_group("machine"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -224,6 +224,7 @@ def test_fragments_are_joined_and_empty_ones_cost_nothing() -> None:
         b"\xff\xff",
         Frame(Opcode.BINARY, b"not masked").serialize(mask=False),
     ],
+    ids=["text", "too large", "too large in parts", "a part of nothing", "noise", "not masked"],
 )
 def test_frames_that_no_end_sends_are_a_protocol_error(said: bytes) -> None:
     async def main() -> None:
