@@ -36,7 +36,10 @@ def test_what_is_appended_overwrites_nothing_that_others_have_appended_meanwhile
 ) -> None:
     vault = Vault()
     committer = SimpleNamespace(touch=lambda: None)
-    files = Files(cast(Services, SimpleNamespace(vault=vault, committer=committer, brake=lambda: None)))
+    outdated: list[int] = []
+    services = SimpleNamespace(vault=vault, committer=committer, brake=lambda: None, outdated=outdated.append)
+    files = Files(cast(Services, services))
     data = bytes(BODY) + WRITE_IN.pack(0, asked, 3, how, 0, flags, 0) + b"abc"
     files.write(cast(Request, SimpleNamespace(node=7, data=data)))
     assert vault.offsets == [offset]
+    assert outdated == ([7] if offset > asked else [])

@@ -51,6 +51,7 @@ class DirectAdapter:
             Attributes(),
             StatHints(),
             self._session.stale,
+            self._session.outdated,
             acl,
             acl_in_kernel,
         )

@@ -124,7 +124,10 @@ class Files:
         if flags & os.O_APPEND and not how & WRITE_CACHE:
             # Others may have appended meanwhile, of which the kernel, that has chosen the offset, was not told yet. It
             # may know of more, too: direct I/O passes by what it holds of cached writes.
-            offset = max(offset, self._vault.getattr(request.node).size)
+            end = self._vault.getattr(request.node).size
+            if end > offset:
+                offset = end
+                self._services.outdated(request.node)  # it keeps what is written where it thinks that it went
         caller = UNPRIVILEGED if how & WRITE_KILL_SUIDGID else None
         content = data[_WRITE_BODY:] if size <= INLINE_MAX else memoryview(data)[_WRITE_BODY:]
         self._vault.write(request.node, offset, content, caller)

@@ -17,7 +17,7 @@ UNPRIVILEGED = Caller(uid=65_534)
 
 
 class Services(NamedTuple):
-    """One mount's. stale: tells the kernel that the attributes of an inode are out of date.
+    """One mount's. stale: tells the kernel that the attributes of an inode are out of date. outdated: and its content.
 
     acl: access control lists are kept. acl_in_kernel: and the kernel goes by them.
     """
@@ -27,6 +27,7 @@ class Services(NamedTuple):
     attributes: Attributes
     hints: StatHints
     stale: Callable[[int], None]
+    outdated: Callable[[int], None]
     acl: bool
     acl_in_kernel: bool
 

@@ -11,10 +11,12 @@ import logging
 import os
 import struct
 from collections.abc import Callable, Mapping
+from functools import partial
 from time import perf_counter
 
 import trio
 
+from atedb import threads
 from atedb.errors import Absent, NotResident
 from atefs.mount import errnos
 from atefs.mount.direct.negotiation import MAX_WRITE, NOTHING, KernelTooOldError, negotiate
@@ -143,6 +145,10 @@ class Session(Waiting):
     def changed(self, ino: int) -> None:
         """As `stale`, and so is all content. In a thread only: the kernel waits for reads that are under way."""
         self._notify(NOTIFY_INVAL_INODE, INVAL_INODE.pack(ino, 0, 0))
+
+    def outdated(self, ino: int) -> None:
+        """As `changed`, soon, and without waiting: for whoever answers requests."""
+        self._nursery.start_soon(partial(threads.run, self.changed, ino, abandon=True))
 
     def renamed(self, folder: int, name: bytes) -> None:
         """Tell the kernel that what it knows of a name, that there is none included, is out of date.
