@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from atedb.chain.apply import plaintext
 from atedb.chain.blobcache import BlobCache, Wanted
-from atedb.chain.disk import Buffer
-from atedb.chain.format import EVENT_SIZE, Event, encode_core, event_hash
+from atedb.chain.ciphers import Opener, open_body
+from atedb.chain.format import EVENT_SIZE, Event, event_hash
 from atedb.chain.record import ABSENT, Record
-from atedb.crypto.aead import Cipher, SealBrokenError
+from atedb.crypto.aead import SealBrokenError
 from atedb.errors import Absent, DamagedError, UnreachableError
 
 AHEAD = 2 << 20
@@ -35,8 +34,8 @@ class AbsentBodies:
         self.log = log
         self.fetch_bodies: FetchBodies | None = None
 
-    def load(self, key: bytes, record: Record, opener: tuple[Cipher, bytes], *, nowait: bool) -> bytes:
-        """The plaintext of an absent body. opener: the batch's cipher, and what its seals are bound to.
+    def load(self, key: bytes, record: Record, opener: Opener, *, nowait: bool) -> bytes:
+        """The plaintext of an absent body. opener: of its batch.
 
         Raises DamagedError; Absent if `nowait` and it has to be fetched, else UnreachableError when it cannot be.
         """
@@ -45,7 +44,7 @@ class AbsentBodies:
             sealed = self.cache.get(wanted, record.length, nowait=nowait)
             if sealed is not None:
                 try:
-                    return self._opened(key, record, opener, sealed)
+                    return open_body(key, record, opener, sealed)
                 except SealBrokenError:
                     self.cache.discard(wanted)
                     if last:
@@ -55,12 +54,6 @@ class AbsentBodies:
             if not last:
                 self.fetch(record)
         raise DamagedError(f"object {key.hex()} as the server has it is not what was written; the rest is kept")
-
-    def _opened(self, key: bytes, record: Record, opener: tuple[Cipher, bytes], sealed: Buffer) -> bytes:
-        cipher, bound = opener
-        flags = record.flags & ~ABSENT
-        core = encode_core(key, record.version, record.place, record.length, record.slot, record.lane, flags)
-        return plaintext(cipher.open(record.place, sealed, bound + core), flags)
 
     def fetch(self, record: Record) -> None:
         """Bring the body of a record into the cache, and those after it in its batch: what was written together is

@@ -15,14 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from atedb.chain.absent import AbsentBodies
-from atedb.chain.apply import Replay, install, plaintext, rows_of
-from atedb.chain.batch import Batch, BatchPlace, Sealer, bound_prefix
+from atedb.chain.apply import Replay, install, rows_of
+from atedb.chain.batch import Batch, BatchPlace, Sealer
 from atedb.chain.blobcache import FOLDER as BLOBS
 from atedb.chain.blobcache import BlobCache, default_limit
+from atedb.chain.ciphers import BatchCiphers, open_body
 from atedb.chain.device import load_device, make_device
 from atedb.chain.disk import Disk, RealDisk
 from atedb.chain.event import Change, Lane, Seen, TermsOf, no_terms
-from atedb.chain.format import CERTIFICATE, TOMBSTONE, encode_core
+from atedb.chain.format import CERTIFICATE, TOMBSTONE
 from atedb.chain.frame import Frame
 from atedb.chain.header import ChainHeader, load_header, make_header, verify_root
 from atedb.chain.heads import Head, RememberedHeads
@@ -35,7 +36,7 @@ from atedb.chain.recovery import Progress, Recovery, cut_tail, read_manifest
 from atedb.chain.remote import RemoteNote, load_remote
 from atedb.chain.stats import ChainStats, ReplayCost
 from atedb.chain.view import Checkpoint, View, ViewUnusableError, empty_state, view_place
-from atedb.crypto.aead import Cipher, SealBrokenError, preferred_suite
+from atedb.crypto.aead import SealBrokenError, preferred_suite
 from atedb.crypto.keys import KeyRing, root_signing_key
 from atedb.crypto.sethash import SetHash
 from atedb.crypto.signing import Certificate, SigningKey
@@ -46,7 +47,6 @@ log = logging.getLogger(__name__)
 RESERVE = 16 << 20
 """Bytes of the disk left to deletions when it fills up."""
 
-_MAX_CIPHERS = 4096
 Clock = Callable[[], int]
 
 
@@ -76,7 +76,7 @@ class Chain:
         self.group_key = keys.group_key
         self._disk = disk
         self._clock = clock
-        self._ciphers: dict[tuple[int, int], tuple[Cipher, bytes]] = {}
+        self._ciphers = BatchCiphers(keys, self._batch_row, advice="; run: atefs fsck --repair")
         self._cost = ReplayCost()
         self._flight: Batch | None = None
         self._heads: RememberedHeads | None = None
@@ -171,39 +171,24 @@ class Chain:
         if row is None:
             return None
         record = unpack_record(row)
-        if record.flags & TOMBSTONE:
+        _, sequence, segment, offset, length, _, slot, _, flags, _ = record
+        if flags & TOMBSTONE:
             return None
-        return self._open_body(key, record)
-
-    def _open_body(self, key: bytes, record: Record) -> bytes:
-        version, sequence, segment, offset, length, place, slot, lane, flags, _ = record
         if flags & ABSENT and self.absent is not None:
-            return self.absent.load(key, record, self._cipher(sequence, slot), nowait=self.nowait)
+            return self.absent.load(key, record, self._ciphers[sequence, slot], nowait=self.nowait)
         sealed = self._log.read(segment, offset, length, nowait=self.nowait)
-        cipher, bound = self._cipher(sequence, slot)
+        opener = self._ciphers[sequence, slot]
         self.stats.opens += 1
         try:
-            opened = cipher.open(place, sealed, bound + encode_core(key, version, place, length, slot, lane, flags))
+            return open_body(key, record, opener, sealed)
         except SealBrokenError:
             raise DamagedError(
                 f"object {key.hex()} in segment {segment} at offset {offset} is not what was written; the rest of the "
                 "vault is kept; find all that is damaged with: atefs verify --data"
             ) from None
-        return plaintext(opened, flags)
 
-    def _cipher(self, sequence: int, slot: int) -> tuple[Cipher, bytes]:
-        found = self._ciphers.get((sequence, slot))
-        if found is None:
-            row = self._view.batch(sequence)
-            if row is None:
-                raise DamagedError(f"the keys of batch {sequence} are missing from the view; run: atefs fsck --repair")
-            keys = BatchKeys.decode(row)
-            named = keys.slots[slot]
-            opened = self.keys.open_batch_cipher(named.tenant, named.epoch, keys.salt, named.commitment)
-            if len(self._ciphers) >= _MAX_CIPHERS:
-                self._ciphers.clear()
-            found = self._ciphers[sequence, slot] = opened, bound_prefix(self.keys.chain_id, named)
-        return found
+    def _batch_row(self, sequence: int) -> bytes | None:
+        return self._view.batch(sequence)  # of the view that is shown by then
 
     def absent_records(self, keys: Iterable[bytes]) -> list[Record]:
         """Of these objects, those whose bodies are on the server (`AbsentBodies.fetch_all` brings them)."""

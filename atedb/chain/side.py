@@ -7,21 +7,18 @@ from functools import partial
 from typing import NamedTuple
 
 from atedb.chain.absent import AbsentBodies
-from atedb.chain.apply import plaintext
-from atedb.chain.batch import bound_prefix
+from atedb.chain.ciphers import BatchCiphers, open_body
 from atedb.chain.event import Lane
-from atedb.chain.format import TOMBSTONE, encode_core
+from atedb.chain.format import TOMBSTONE
 from atedb.chain.frame import Frame, read_frame
 from atedb.chain.layer import Layer, Mark
 from atedb.chain.log import Log
-from atedb.chain.record import ABSENT, BatchKeys, unpack_record
+from atedb.chain.record import ABSENT, unpack_record
 from atedb.chain.view import View
 from atedb.chain.walk import BatchOpener
-from atedb.crypto.aead import Cipher, SealBrokenError
+from atedb.crypto.aead import SealBrokenError
 from atedb.crypto.keys import KeyRing
 from atedb.errors import DamagedError
-
-_MAX_CIPHERS = 4096
 
 
 class Changed(NamedTuple):
@@ -39,9 +36,8 @@ class Reader:
     def __init__(self, view: View | Layer, log: Log, keys: KeyRing, absent: AbsentBodies) -> None:
         self.view = view
         self._log = log
-        self._keys = keys
         self._absent = absent
-        self._ciphers: dict[tuple[int, int], tuple[Cipher, bytes]] = {}
+        self._ciphers = BatchCiphers(keys, view.batch)
 
     def load(self, key: bytes) -> bytes | None:
         """The body of an object in this state; None when there is none, or it has ended.
@@ -51,17 +47,14 @@ class Reader:
         row = self.view.get(key)
         if row is None or (record := unpack_record(row)).flags & TOMBSTONE:
             return None
-        opener = self._opener(record.sequence, record.slot)
+        opener = self._ciphers[record.sequence, record.slot]
         if record.flags & ABSENT:
             return self._absent.load(key, record, opener, nowait=False)
-        version, _, segment, offset, length, place, slot, lane, flags, _ = record
-        sealed = self._log.read(segment, offset, length)
+        sealed = self._log.read(record.segment, record.offset, record.length)
         try:
-            cipher, bound = opener
-            opened = cipher.open(place, sealed, bound + encode_core(key, version, place, length, slot, lane, flags))
+            return open_body(key, record, opener, sealed)
         except SealBrokenError:
-            raise DamagedError(f"object {key.hex()} in segment {segment} is not what was written") from None
-        return plaintext(opened, flags)
+            raise DamagedError(f"object {key.hex()} in segment {record.segment} is not what was written") from None
 
     def exists(self, key: bytes) -> bool:
         """Whether the object is there and has not ended."""
@@ -71,20 +64,6 @@ class Reader:
     def members(self, group: bytes) -> dict[bytes, bytes]:
         """A sealed set in this state: member -> value."""
         return self.view.members(group)
-
-    def _opener(self, sequence: int, slot: int) -> tuple[Cipher, bytes]:
-        found = self._ciphers.get((sequence, slot))
-        if found is None:
-            row = self.view.batch(sequence)
-            if row is None:
-                raise DamagedError(f"the keys of batch {sequence} are missing from the view")
-            keys = BatchKeys.decode(row)
-            named = keys.slots[slot]
-            cipher = self._keys.open_batch_cipher(named.tenant, named.epoch, keys.salt, named.commitment)
-            if len(self._ciphers) >= _MAX_CIPHERS:
-                self._ciphers.clear()
-            found = self._ciphers[sequence, slot] = cipher, bound_prefix(self._keys.chain_id, named)
-        return found
 
 
 def frames_after(log: Log, mark: Mark, last: int) -> Iterator[tuple[int, Frame]]:
