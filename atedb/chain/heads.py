@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 
 from atedb.chain.disk import Disk
-from atedb.crypto.hashing import digest
-from atedb.errors import RolledBackError
+from atedb.chain.note import load_note, save_note
+from atedb.errors import DamagedError, RolledBackError
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -30,22 +30,17 @@ class RememberedHeads:
 
     def recall(self, chain_id: bytes) -> Head | None:
         """The head last remembered. A damaged note is as good as none: it only ever warns."""
-        path = self._folder / chain_id.hex()
-        if not path.exists():
-            return None
-        body, _, mark = self._disk.read_bytes(path).partition(b"\n")
-        if mark != digest(body).hex().encode() + b"\n":
+        if not self._folder.exists():
             return None
         try:
-            return msgspec.json.decode(body, type=Head)
-        except msgspec.DecodeError:
+            return load_note(self._disk, self._folder / chain_id.hex(), Head)
+        except DamagedError:
             return None
 
     def remember(self, chain_id: bytes, head: Head) -> None:
         """Note a head that is on stable storage."""
         self._disk.make_folder(self._folder)
-        body = msgspec.json.encode(head)
-        self._disk.replace(self._folder / chain_id.hex(), body + b"\n" + digest(body).hex().encode() + b"\n")
+        save_note(self._disk, self._folder / chain_id.hex(), head)
 
     def lower(self, chain_id: bytes, head: Head) -> None:
         """Take back, durably, what was remembered of batches after `head`: they are not to be part of the chain."""

@@ -16,10 +16,11 @@ import msgspec
 from atedb.chain.disk import Disk
 from atedb.chain.log import FOLDER, segment_path
 from atedb.chain.manifest import SealedSegment, load_manifest
+from atedb.chain.note import load_note, save_note
 from atedb.chain.position import START, Position
 from atedb.chain.recovery import cut_tail
 from atedb.chain.walk import segment_numbers
-from atedb.crypto.hashing import digest
+from atedb.errors import DamagedError
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +58,8 @@ class RemoteNote:
             acked = self.acked
             if acked.sequence <= durable:
                 self._saved = acked
-            body = msgspec.json.encode(_Note(self._saved.sequence, self._saved.hash.hex(), self.rebase))
-            self._disk.replace(self._store / NAME, body + b"\n" + digest(body).hex().encode() + b"\n")
+            note = _Note(self._saved.sequence, self._saved.hash.hex(), self.rebase)
+            save_note(self._disk, self._store / NAME, note)
 
     def settle(self, tail: Position) -> None:
         """Once the log is open and ends, durably, at `tail`. Raises StorageError, NoSpaceError."""
@@ -110,14 +111,11 @@ def load_remote(disk: Disk, store: Path) -> RemoteNote | None:
 
     A damaged file is as good as one that says nothing of `acked`, which is found out anew on connection.
     """
-    if NAME not in disk.names(store):
-        return None
-    body, _, mark = disk.read_bytes(store / NAME).partition(b"\n")
     try:
-        if mark == digest(body).hex().encode() + b"\n":
-            note = msgspec.json.decode(body, type=_Note)
-            return RemoteNote(disk, store, Position(note.sequence, bytes.fromhex(note.hash)), note.rebase)
-    except (msgspec.DecodeError, ValueError):
-        pass
-    log.warning("the file %s is not what was written; what the server has is found out anew", store / NAME)
-    return RemoteNote(disk, store)
+        note = load_note(disk, store / NAME, _Note)
+        if note is None:
+            return None
+        return RemoteNote(disk, store, Position(note.sequence, bytes.fromhex(note.hash)), note.rebase)
+    except (DamagedError, ValueError):
+        log.warning("the file %s is not what was written; what the server has is found out anew", store / NAME)
+        return RemoteNote(disk, store)

@@ -23,11 +23,11 @@ from atedb.chain.format import FRAME_HEADER_SIZE, SEGMENT_HEADER_SIZE, BatchHead
 from atedb.chain.header import load_header
 from atedb.chain.lock import ChainLock
 from atedb.chain.log import Log
+from atedb.chain.note import load_note, save_note
 from atedb.chain.position import Position
 from atedb.chain.recovery import read_manifest
 from atedb.crypto.hashing import digest
 from atedb.engine.interface import MAX_DOCUMENT, SegmentInfo
-from atedb.engine.note import load_note, save_note
 from atedb.engine.places import Place, Places
 from atedb.engine.tail import Tail, find_tail, save_tail
 from atedb.errors import (

@@ -16,9 +16,9 @@ from atedb.chain.format import SEGMENT_HEADER_SIZE, SegmentHeader
 from atedb.chain.frame import Frame, read_frame
 from atedb.chain.log import segment_path
 from atedb.chain.manifest import Manifest
+from atedb.chain.note import load_note, save_note
 from atedb.chain.position import Position
 from atedb.chain.recovery import is_zero
-from atedb.engine.note import load_note, save_note
 from atedb.engine.places import Place, Places
 from atedb.errors import DamagedError
 

@@ -20,10 +20,10 @@ import msgspec
 from atedb.chain.disk import Disk
 from atedb.chain.format import EVENT_SIZE, TOMBSTONE
 from atedb.chain.frame import Frame
+from atedb.chain.note import load_note, save_note
 from atedb.chain.position import START, Position
 from atedb.crypto.hashing import Hasher, digest
 from atedb.engine.interface import SegmentInfo
-from atedb.engine.note import load_note, save_note
 from atedb.errors import AteError, DamagedError, InvalidError, NoSpaceError, StorageError
 
 FOLD_ROWS = 8192
