@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import cast
 
 import trio
 
@@ -20,8 +21,9 @@ _GRANT_AT = 1 << 20
 class Following:
     """The batches of a chain as they come: `async for frames in following`. Made by `ServerConnection.follow`.
 
-    Each item is a list of frames, in order and without a gap. In the place of batches that were appended over this
-    very connection meanwhile is the position of the last of them. It ends with the error that ended it:
+    Each item is a list of frames, in order and without a gap: all that has come since the last one, because whoever
+    puts something of its own on top of them does so once for each item. In the place of batches that were appended over
+    this very connection meanwhile is the position of the last of them. It ends with the error that ended it:
     ConnectionLostError, or what the server answered. `aclose` when nothing more is wanted.
     """
 
@@ -48,10 +50,13 @@ class Following:
         news = self._waiting.popleft()
         if isinstance(news, Position):
             return news
-        self._taken += size_of(news)
+        frames = list(news)
+        while self._waiting and isinstance(self._waiting[0], list):
+            frames += cast("list[bytes]", self._waiting.popleft())
+        self._taken += size_of(frames)
         if self._taken >= _GRANT_AT and self._error is None:
             self._grant()
-        return news
+        return frames
 
     async def aclose(self) -> None:
         """Nothing more is wanted."""
