@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +10,8 @@ import click
 
 from atedb.cli import output
 from atedb.cli.sizes import parse_size
-from atedb.errors import StoreExistsError
 from atefs.cli import secrets
+from atefs.cli.new_store import made_beside, refuse_existing
 
 if TYPE_CHECKING:
     from atedb.crypto.slots import Secret
@@ -46,16 +45,6 @@ def init(store: Path, *, quota: str | None, secret: secrets.SecretSource, as_jso
         click.echo(f"Mount it with: atefs mount MOUNTPOINT {store}")
 
 
-def refuse_existing(store: Path) -> None:
-    """Raise StoreExistsError unless a store can be made here."""
-    if (store / "chain").exists():
-        raise StoreExistsError(
-            f"there is a vault in {store} already; nothing was changed; mount it: atefs mount MOUNTPOINT {store}"
-        )
-    if store.exists() and (not store.is_dir() or any(store.iterdir())):
-        raise StoreExistsError(f"{store} is there and is not an empty folder; nothing was changed; name another folder")
-
-
 def create_store(store: Path, secret: Secret, *, quota: int = 0, remote: bool = False) -> str:
     """A new vault in the folder `store`, which opens with the secret; its recovery code.
 
@@ -75,9 +64,7 @@ def create_store(store: Path, secret: Secret, *, quota: int = 0, remote: bool = 
     slots = KeySlots.create(root)
     slots.add(root, secret, "first key")
     slots.add(root, Secret.recovery_code(code), "recovery code")
-    store.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
-    unfinished = store.with_name(f".{store.name}.new-{os.getpid()}")
-    try:
+    with made_beside(store) as unfinished:
         heads = places.heads_folder(store if remote else None)
         chain = Chain.create(unfinished, root, heads=heads, remote=remote)
         try:
@@ -85,21 +72,7 @@ def create_store(store: Path, secret: Secret, *, quota: int = 0, remote: bool = 
             slots.save(unfinished)
         finally:
             chain.close()
-        unfinished.rename(store)
-        sync_folder(store.parent)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
     return code
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def show_recovery_code(code: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import click
 
 from atedb.errors import AteError, ExitCode, StoreExistsError, StoreNotFoundError
 from atefs.cli import secrets
+from atefs.cli.new_store import made_beside, refuse_existing
 
 if TYPE_CHECKING:
     from atedb.net.client import ServerConnection
@@ -130,16 +130,13 @@ def _copy(store: Path, url: ServerUrl, found: _Founding, where: secrets.SecretSo
     from atedb.chain.chain import Chain
     from atedb.chain.header import parse_header, verify_root
     from atedb.crypto.slots import KeySlots
-    from atefs.cli.creating import refuse_existing, sync_folder
     from atefs.mount import places, servers
     from atefs.mount.opening import terms_for
     from atefs.mount.shared_slots import SLOTS
 
     refuse_existing(store)
     header = parse_header(found.header)
-    places.private_folder(store.parent)
-    unfinished = store.with_name(f".{store.name}.new-{os.getpid()}")
-    try:
+    with made_beside(store) as unfinished:
         places.private_folder(unfinished)
         (unfinished / SLOTS).write_bytes(found.keys)
         slots = KeySlots.load(unfinished)
@@ -152,9 +149,4 @@ def _copy(store: Path, url: ServerUrl, found: _Founding, where: secrets.SecretSo
         chain.close()
         slots.save(unfinished)
         servers.attach(unfinished, url)
-        unfinished.rename(store)
-        sync_folder(store.parent)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
     return root
