@@ -381,7 +381,7 @@ class SharedLocks:
             if one.start > span.end:
                 return
             piece = one._replace(start=max(one.start, at), end=min(one.end, span.end))
-            lease = await connection.take_lease(self._claim(holder, piece))
+            lease = await connection.take_lease(self._claim(holder, piece, self._tokens.get(holder, 0)))
             self._tokens[holder] = max(lease.token, self._tokens.get(holder, 0))
             at = piece.end + 1
 

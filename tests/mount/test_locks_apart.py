@@ -144,6 +144,24 @@ def test_a_restarted_server_gives_locks_to_those_who_had_them_and_to_others_late
     run(test)
 
 
+def test_a_restarted_server_lets_those_who_had_a_lock_have_it_shared_at_once() -> None:
+    async def test(a: Mount, b: Mount, server: Server) -> None:
+        assert await a.try_lock(P, exclusive(0, 9))
+        a.cut()
+        b.cut()
+        await server.start()
+        await a.connect()
+        await b.connect()
+        assert await a.try_lock(P, shared(0, 9))
+        await trio.sleep(1)
+        assert a.locks.lost == 0
+        await trio.sleep(LEASE_SECONDS + 1)
+        assert not await b.try_lock(Q, exclusive(0, 9))
+        assert await b.try_lock(Q, shared(0, 9))
+
+    run(test)
+
+
 def test_what_was_given_back_without_the_server_is_given_back_when_all_is_there() -> None:
     async def test(a: Mount, b: Mount, _: Server) -> None:
         assert await a.try_lock(P, exclusive())
