@@ -410,10 +410,13 @@ class PyfuseAdapter(pyfuse3.Operations):
 
     def _opened(self, ino: int, flags: int) -> FileInfo:
         noticed = 2 if self._vault.notes_every_read and not flags & _UNNOTICED else 0
+        keep = ino not in self._vault.outdated
+        if not keep:  # whoever opens a file sees all that was here before
+            self._forget_attributes(ino)
         if flags & _WRITING:
             self._committer.writers += 1
-            return FileInfo(fh=ino << 2 | noticed | 1)
-        return FileInfo(fh=ino << 2 | noticed)
+            return FileInfo(fh=ino << 2 | noticed | 1, keep_cache=keep)
+        return FileInfo(fh=ino << 2 | noticed, keep_cache=keep)
 
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext

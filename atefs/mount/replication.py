@@ -170,6 +170,8 @@ class Replication:
                     await threads.run(adapter.outdate, *stale, abandon=True)
             finally:
                 self._telling = False
+            if self._mounted is not None:
+                self._mounted[0].told(stale, self._stale)
             self._known = news
             self._heard.set()
             self._heard = trio.Event()

@@ -97,6 +97,8 @@ class Vault:
         """Load a little of what may be asked for next; False: there is nothing to do. To be called in idle moments."""
         self._renaming = Renaming(self._namespace, inodes, directories, clock)
         self._refresh = Refresh(inodes, directories, maps, cache, self._reaper)
+        self.outdated: set[int] = set()
+        """Inodes of which the kernel may hold content from before others have changed it (`refresh`, `told`)."""
         self.conflicts = Conflicts(objects)
         self._commits = Commits(
             objects, self._superblock, numbers=numbers, inodes=inodes, directories=directories, maps=maps,
@@ -416,7 +418,13 @@ class Vault:
         if touched.numbers:
             self._numbers.load(self._objects)
         self._space.commit_done()
-        return self._refresh.forget(touched)
+        stale = self._refresh.forget(touched)
+        self.outdated |= stale.pages
+        return stale
+
+    def told(self, stale: Stale, newer: Stale) -> None:
+        """The kernel has forgotten what is in `stale`. newer: what it is still to be told of."""
+        self.outdated -= stale.pages - newer.pages
 
     def when_left(self, told: Callable[[], None]) -> None:
         """Have `told` called whenever a call has left something for `reap`. It must not call the vault."""

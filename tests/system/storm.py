@@ -27,7 +27,7 @@ from tests.system.storm_journal import Journal
 
 NOREPLACE, EXCHANGE = 1, 2
 TOKEN = re.compile(rb"<([a-z0-9.-]+)>")
-_AT_FDCWD = -100
+_AT_FDCWD, _AT_EMPTY_PATH, _AT_STATX_FORCE_SYNC, _STATX_SIZE = -100, 0x1000, 0x2000, 0x200
 _libc = ctypes.CDLL(None, use_errno=True)
 _GONE = {errno.ENOTCONN, errno.ECONNABORTED}
 _RACES = {
@@ -48,6 +48,27 @@ def write_all(fd: int, data: bytes) -> None:
     """write(2) until all of it is written."""
     while data:
         data = data[os.write(fd, data) :]
+
+
+@contextmanager
+def opened_directly(path: Path) -> Iterator[int]:
+    """A descriptor, for `content_now`."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def content_now(fd: int) -> bytes:
+    """What the vault has in a file: of what others have just done, the kernel may not have been told yet."""
+    if _libc.statx(fd, b"", _AT_EMPTY_PATH | _AT_STATX_FORCE_SYNC, _STATX_SIZE, ctypes.create_string_buffer(256)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    pieces: list[bytes] = []
+    while piece := os.pread(fd, 1 << 20, sum(map(len, pieces))):
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 class Shell:
@@ -250,11 +271,10 @@ class SharedWork:
         if not aside.is_file():
             rename(aside, path, NOREPLACE)
             return
-        with aside.open("rb", buffering=0) as file:
-            self.destroy(file.readall())
+        with opened_directly(aside) as fd:
+            self.destroy(content_now(fd))
             aside.unlink()
-            file.seek(0)
-            self.destroy(file.readall())
+            self.destroy(content_now(fd))
 
     def destroy(self, content: bytes) -> None:
         """What is in there is deleted on purpose, or will have been."""
@@ -297,7 +317,8 @@ class SharedWork:
         path, (token, data) = self.path(), self.token()
         new = self.bin / f"{self.station.name}.new"
         with self.station.alone():
-            old = path.read_bytes()
+            with opened_directly(path) as fd:
+                old = content_now(fd)
             new.write_bytes(b"")
             with new.open("wb", buffering=0) as file:
                 write_all(file.fileno(), data)

@@ -78,13 +78,13 @@ class Files:
         self._vault.check_open(request.node, flags)
         if not flags & _UNNOTICED and self._services.note_access(request.node):
             self._services.stale(request.node)  # the kernel finds out by itself only of reads that it asks for
-        return self._opened(flags)
+        return self._opened(flags, self._services.caching(request.node))
 
-    def _opened(self, flags: int) -> bytes:
+    def _opened(self, flags: int, caching: int = FOPEN_KEEP_CACHE) -> bytes:
         writing = bool(flags & _WRITING)
         self._committer.writers += writing
         noticed = 2 if self._vault.notes_every_read and not flags & _UNNOTICED else 0
-        return OPEN_OUT.pack(next(self._numbers) << 2 | noticed | writing, FOPEN_KEEP_CACHE, 0)
+        return OPEN_OUT.pack(next(self._numbers) << 2 | noticed | writing, caching, 0)
 
     def create(self, request: Request) -> bytes:
         self._services.brake()

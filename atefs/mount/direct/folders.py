@@ -12,7 +12,6 @@ from atefs.mount.direct.protocol import (
     DIRENT,
     ENTRY,
     FOPEN_CACHE_DIR,
-    FOPEN_KEEP_CACHE,
     HANDLE_IN,
     OPEN_OUT,
     READ_IN,
@@ -32,6 +31,7 @@ class Folders:
     def __init__(self, services: Services) -> None:
         self._vault = services.vault
         self._note_access = services.note_access
+        self._keep = services.caching
         self._entry = services.attributes.entry
         self._hints = services.hints
         self._listings: dict[int, Listing] = {}
@@ -50,7 +50,8 @@ class Folders:
         number = next(self._numbers)
         self._listings[number] = Listing(request.node)
         # Where each reading of it is to be noted, the kernel must not answer from its own cache.
-        caching = 0 if self._vault.notes_every_read else FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR
+        notes = self._vault.notes_every_read
+        caching = 0 if notes else FOPEN_CACHE_DIR | self._keep(request.node)
         return OPEN_OUT.pack(number, caching, 0)
 
     def releasedir(self, request: Request) -> bytes:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from atefs.mount.committer import Committer
 from atefs.mount.direct.answers import Attributes
 from atefs.mount.direct.hints import StatHints
+from atefs.mount.direct.protocol import FOPEN_KEEP_CACHE
 from atefs.mount.direct.request import Later, Request
 from atefs.vault.inode import Caller, Inode
 from atefs.vault.vault import Vault
@@ -37,6 +38,16 @@ class Services(NamedTuple):
             return False
         self.committer.touch()
         return True
+
+    def caching(self, ino: int) -> int:
+        """For the answer to whoever opens it: may the kernel keep its content?
+
+        Not if others have changed it and the kernel was not told yet: who opens a file sees all that was here before.
+        """
+        if ino not in self.vault.outdated:
+            return FOPEN_KEEP_CACHE
+        self.stale(ino)
+        return 0
 
     def known(self, request: Request, inode: Inode) -> bytes:
         """The inode's entry, for an answer after which the kernel knows it once more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 
 import pytest
@@ -11,14 +12,21 @@ import trio
 from atedb.errors import Absent, UnreachableError
 from atefs.mount.direct.negotiation import NOTHING
 from atefs.mount.direct.protocol import (
+    FOPEN_KEEP_CACHE,
     INVAL_ENTRY,
     INVAL_INODE,
     NOTIFY_INVAL_ENTRY,
     NOTIFY_INVAL_INODE,
+    OPEN_IN,
+    OPEN_OUT,
     Opcode,
 )
 from atefs.mount.direct.session import FETCHES_MAX, Session
+from atefs.vault.inode import Caller
+from atefs.vault.refresh import Stale, Touched
+from atefs.vault.vault import Vault
 from tests.mount.direct.kernel import Answer, Kernel
+from tests.vault.memory_chain import MemoryChain
 
 ROOT = 1
 
@@ -108,6 +116,37 @@ def test_the_kernel_is_told_of_attributes_content_and_names() -> None:
             assert (-told.error, INVAL_INODE.unpack(told.payload)) == (NOTIFY_INVAL_INODE, (6, 0, 0))
             told = await notice(kernel)
             assert INVAL_INODE.unpack(told.payload) == (5, -1, 0)
+
+    trio.run(main)
+
+
+async def opened(kernel: Kernel, opcode: Opcode, ino: int) -> int:
+    """The flags that the answer to an open has for the kernel."""
+    _, flags, _ = OPEN_OUT.unpack(await kernel.get(opcode, ino, OPEN_IN.pack(os.O_NOATIME, 0)))
+    return int(flags)
+
+
+@pytest.mark.parametrize("opcode", [Opcode.OPEN, Opcode.OPENDIR])
+def test_whoever_opens_what_the_kernel_was_not_told_of_yet_sees_it_all_the_same(opcode: Opcode) -> None:
+    async def main() -> None:
+        vault = Vault.make(MemoryChain())
+        file = vault.mknod(ROOT, b"file", stat.S_IFREG | 0o644, 0, Caller())
+        number = file.ino if opcode == Opcode.OPEN else ROOT
+        vault.remember(file.ino)
+        vault.commit()
+        async with Kernel(vault).served() as kernel:
+            assert await opened(kernel, opcode, number) & FOPEN_KEEP_CACHE
+            touched = Touched()
+            touched.inodes.add(number)
+            stale = vault.refresh(touched)
+            assert not await opened(kernel, opcode, number) & FOPEN_KEEP_CACHE
+            told = await notice(kernel)
+            assert INVAL_INODE.unpack(told.payload) == (number, -1, 0)  # its size may be another one, too
+            vault.told(stale, Stale(set(), {number}, set()))
+            assert not await opened(kernel, opcode, number) & FOPEN_KEEP_CACHE  # it has changed again since
+            await notice(kernel)
+            vault.told(stale, Stale(set(), set(), set()))
+            assert await opened(kernel, opcode, number) & FOPEN_KEEP_CACHE
 
     trio.run(main)
 
