@@ -6,11 +6,15 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from atedb.chain.chain import Chain
 from atedb.chain.event import Change, Lane, Term, no_terms
+
+if TYPE_CHECKING:
+    from tests.chain.paired import Pair
 
 ROOT = bytes(range(32))
 _MEMORY = Path("/dev/shm")
@@ -56,6 +60,16 @@ def reopen() -> Iterator[Callable[..., Chain]]:
     yield again
     for chain in open_now:
         chain.close()
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    """Two machines that follow one server."""
+    from tests.chain.paired import Pair  # which imports from here
+
+    pair = Pair(tmp_path)
+    yield pair
+    pair.close()
 
 
 def put(chain: Chain, name: bytes, body: bytes, lane: Lane = Lane.META) -> Change:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -28,13 +26,6 @@ from atedb.errors import (
 from tests.chain.conftest import ROOT, crash, noise, put
 from tests.chain.followed import Device, terms_of
 from tests.chain.paired import Pair, followed
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    pair = Pair(tmp_path)
-    yield pair
-    pair.close()
 
 
 def test_what_one_sends_the_other_has(pair: Pair) -> None:

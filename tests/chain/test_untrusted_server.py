@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -27,13 +27,6 @@ from atedb.errors import (
 from tests.chain.conftest import ROOT, crash, noise, put
 from tests.chain.followed import Device, Server
 from tests.chain.paired import Pair, followed
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    pair = Pair(tmp_path)
-    yield pair
-    pair.close()
 
 
 def refuses(device: Device, error: type[AteError], frames: list[bytes], words: str) -> None:
