@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-import trio
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -15,7 +14,6 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from atedb.crypto.kem import KemKey
 from atedb.crypto.signing import SigningKey
 from atedb.net.client import connect
 from atedb.net.errors import ConnectionLostError
@@ -23,35 +21,24 @@ from atedb.net.url import ServerUrl
 from atedb.node import certificate as certificate_module
 from atedb.node.certificate import ServerCertificate
 from atedb.node.config import Config, ConfigError
-from atedb.node.server import Running, _Node
+from atedb.node.server import Running
 from tests.engine.frames import Author
 from tests.net.certificates import certificate, halves
+from tests.node.whole import with_node
 
 ANNA = SigningKey(b"a" * 32)
 
 
 def with_server(folder: Path, tls: tuple[Path, Path | None], body: Callable[[ServerUrl], Awaitable[None]]) -> None:
     """Run `body` beside a server that speaks TLS."""
+    (folder / "data").mkdir()
+    config = Config(data=folder / "data", port=0, http_port=0, tls_certificate=tls[0], tls_key=tls[1])
 
-    async def main() -> None:
-        serving = trio.Event()
-        told: list[Running] = []
+    async def main(running: Running, url: ServerUrl) -> None:
+        assert running.tls
+        await body(url)
 
-        def ready(running: Running) -> None:
-            told.append(running)
-            serving.set()
-
-        with trio.fail_after(60):
-            async with trio.open_nursery() as nursery:
-                config = Config(data=folder / "data", port=0, http_port=0, tls_certificate=tls[0], tls_key=tls[1])
-                (folder / "data").mkdir()
-                nursery.start_soon(_Node(config, KemKey.generate(), ready).run)
-                await serving.wait()
-                assert told[0].tls
-                await body(ServerUrl.parse(f"wss://127.0.0.1:{told[0].port}/db/anna/vault"))
-                nursery.cancel_scope.cancel()
-
-    trio.run(main)
+    with_node(config, main)
 
 
 async def let_in(url: ServerUrl, authorities: Path | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,39 +9,21 @@ import pytest
 import trio
 import trio.testing
 
-from atedb.crypto.kem import KemKey
 from atedb.crypto.signing import SigningKey
 from atedb.net import websocket
 from atedb.net.client import connect
 from atedb.net.url import ServerUrl
 from atedb.node import server
 from atedb.node.config import Config
-from atedb.node.server import Running, _Node
+from atedb.node.server import Running
 from tests.engine.frames import Author, position_of
+from tests.node.whole import with_node
 
 ANNA = SigningKey(b"a" * 32)
 
 
-def with_node(folder: Path, body: Callable[[Running, ServerUrl], Awaitable[None]]) -> None:
-    """Run `body` beside a node."""
-
-    async def main() -> None:
-        serving = trio.Event()
-        told: list[Running] = []
-
-        def ready(running: Running) -> None:
-            told.append(running)
-            serving.set()
-
-        with trio.fail_after(60):
-            async with trio.open_nursery() as nursery:
-                node = _Node(Config(data=folder, port=0, http_port=0), KemKey.generate(), ready)
-                nursery.start_soon(node.run)
-                await serving.wait()
-                await body(told[0], ServerUrl.parse(f"ws://127.0.0.1:{told[0].port}/db/anna/vault"))
-                nursery.cancel_scope.cancel()
-
-    trio.run(main)
+def config(folder: Path) -> Config:
+    return Config(data=folder, port=0, http_port=0)
 
 
 @pytest.mark.expect_log("ERROR atedb.node.supervisor: the service chains failed; it is started again in 0.1 s")
@@ -80,7 +61,7 @@ def test_who_is_connected_stays_when_listening_fails_and_others_come_in_again_on
                     await trio.sleep(0.01)
             assert not connection.lost
 
-    with_node(tmp_path, body)
+    with_node(config(tmp_path), body)
 
 
 def test_a_node_that_is_cancelled_leaves_its_chains_closed_and_whole(tmp_path: Path) -> None:
@@ -96,5 +77,5 @@ def test_a_node_that_is_cancelled_leaves_its_chains_closed_and_whole(tmp_path: P
         async with connect(url, ANNA, running.fingerprint) as connection:
             assert (await connection.open("/anna/vault")).tail == position_of(frames[-1])
 
-    with_node(tmp_path, write)
-    with_node(tmp_path, read)
+    with_node(config(tmp_path), write)
+    with_node(config(tmp_path), read)
