@@ -27,7 +27,7 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
 from atedb.errors import Absent, NotResident
-from atefs.errors import ExistsError, NotFoundError
+from atefs.errors import ExistsError, NotFoundError, StaleError
 from atefs.mount import errnos
 from atefs.mount.committer import Committer
 from atefs.mount.init_reply import InitReply
@@ -191,6 +191,8 @@ class PyfuseAdapter(pyfuse3.Operations):
                 if refused.errno != errno.ENOENT:
                     raise
                 return self._nowhere
+        finally:
+            self._vault.outdated_names.discard((parent_inode, name))
         return self._known(inode)
 
     def _find(self, parent: int, name: bytes) -> Inode:
@@ -199,6 +201,12 @@ class PyfuseAdapter(pyfuse3.Operations):
         if name == b"..":
             return self._vault.getattr(self._vault.getattr(parent).parent)
         return self._vault.lookup(parent, name)
+
+    def _require_told(self, parent: int, name: bytes) -> None:
+        try:
+            self._vault.require_told(parent, name)
+        except StaleError as error:
+            raise FUSEError(error.errno) from None
 
     async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
         caller = Caller(ctx.uid, ctx.gid, ctx.umask)
@@ -224,6 +232,7 @@ class PyfuseAdapter(pyfuse3.Operations):
         return self._known(inode)
 
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._require_told(parent_inode, name)
         try:
             self._vault.unlink(parent_inode, name)
         except Exception as error:
@@ -231,6 +240,7 @@ class PyfuseAdapter(pyfuse3.Operations):
         self._touch()
 
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._require_told(parent_inode, name)
         try:
             self._vault.rmdir(parent_inode, name)
         except Exception as error:
@@ -241,6 +251,8 @@ class PyfuseAdapter(pyfuse3.Operations):
         self, parent_inode_old: int, name_old: bytes, parent_inode_new: int, name_new: bytes,
         flags: int, ctx: RequestContext,
     ) -> None:  # fmt: skip
+        self._require_told(parent_inode_old, name_old)
+        self._require_told(parent_inode_new, name_new)
         operation = partial(
             self._vault.rename, parent_inode_old, name_old, parent_inode_new, name_new, flags,
             caller=Caller(ctx.uid, ctx.gid),

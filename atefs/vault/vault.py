@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from atedb.chain.event import Change
-from atefs.errors import ExistsError, InvalidError, IsDirectoryError
+from atefs.errors import ExistsError, InvalidError, IsDirectoryError, StaleError
 from atefs.vault.allocation import Allocation
 from atefs.vault.atime import AccessTimes, AtimePolicy, AtimeRule
 from atefs.vault.attributes import AttributeChanges
@@ -99,6 +99,8 @@ class Vault:
         self._refresh = Refresh(inodes, directories, maps, cache, self._reaper)
         self.outdated: set[int] = set()
         """Inodes of which the kernel may hold content from before others have changed it (`refresh`, `told`)."""
+        self.outdated_names: set[tuple[int, bytes]] = set()
+        """The same of names, as (parent, name)."""
         self.conflicts = Conflicts(objects)
         self._commits = Commits(
             objects, self._superblock, numbers=numbers, inodes=inodes, directories=directories, maps=maps,
@@ -420,11 +422,22 @@ class Vault:
         self._space.commit_done()
         stale = self._refresh.forget(touched)
         self.outdated |= stale.pages
+        self.outdated_names |= stale.entries
         return stale
 
     def told(self, stale: Stale, newer: Stale) -> None:
         """The kernel has forgotten what is in `stale`. newer: what it is still to be told of."""
         self.outdated -= stale.pages - newer.pages
+        self.outdated_names -= stale.entries - newer.entries
+
+    def require_told(self, parent: int, name: bytes) -> None:
+        """To be called before a name is moved or removed. Raises StaleError if the kernel may take it for another file.
+
+        It would go on to do so under the new name, for as long as it remembers names. It looks the name up anew then,
+        once, and tries again (Linux, fs/namei.c, `retry_estale`).
+        """
+        if (parent, name) in self.outdated_names:
+            raise StaleError("Another machine has changed what has this name; look again.")
 
     def when_left(self, told: Callable[[], None]) -> None:
         """Have `told` called whenever a call has left something for `reap`. It must not call the vault."""

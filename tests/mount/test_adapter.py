@@ -49,6 +49,7 @@ class FakeVault:
     def __init__(self) -> None:
         self.raising: list[Exception] = []
         self.outdated: set[int] = set()
+        self.outdated_names: set[tuple[int, bytes]] = set()
         self.remembered = 0
         self.inode = Inode(7, 0o100644, 1, 2, 1, 10, 8, -1, 2_000_000_003, 4, 5, stamp=1)
         self.written: list[bytes] = []

@@ -30,6 +30,7 @@ class Names:
         self._vault = services.vault
         self._touch = services.committer.touch
         self._plain = services.hints.plain
+        self._outdated = services.vault.outdated_names
 
     def handlers(self) -> dict[int, Handler]:
         """By opcode."""
@@ -49,10 +50,13 @@ class Names:
         }
 
     def lookup(self, request: Request) -> bytes:
+        name = request.name()
         try:
-            inode = self._vault.lookup(request.node, request.name())
+            inode = self._vault.lookup(request.node, name)
         except NotFoundError:
+            self._outdated.discard((request.node, name))
             return NOWHERE
+        self._outdated.discard((request.node, name))
         if request.node in self._plain:
             self._services.hints.looked_up(request.node)
         return self._services.known(request, inode)
@@ -87,12 +91,16 @@ class Names:
         return self._services.known(request, inode)
 
     def unlink(self, request: Request) -> bytes:
-        self._vault.unlink(request.node, request.name())
+        name = request.name()
+        self._vault.require_told(request.node, name)
+        self._vault.unlink(request.node, name)
         self._touch()
         return b""
 
     def rmdir(self, request: Request) -> bytes:
-        self._vault.rmdir(request.node, request.name())
+        name = request.name()
+        self._vault.require_told(request.node, name)
+        self._vault.rmdir(request.node, name)
         self._touch()
         return b""
 
@@ -106,6 +114,8 @@ class Names:
 
     def _rename(self, request: Request, parent: int, flags: int, at: int) -> bytes:
         old, new = request.names(at)
+        self._vault.require_told(request.node, old)
+        self._vault.require_told(parent, new)
         caller = Caller(request.uid, request.gid)
         self._vault.rename(request.node, old, parent, new, flags, caller=caller)
         self._touch()

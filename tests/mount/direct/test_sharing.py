@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -10,6 +11,7 @@ import pytest
 import trio
 
 from atedb.errors import Absent, UnreachableError
+from atefs.errors import StaleError
 from atefs.mount.direct.negotiation import NOTHING
 from atefs.mount.direct.protocol import (
     FOPEN_KEEP_CACHE,
@@ -19,6 +21,8 @@ from atefs.mount.direct.protocol import (
     NOTIFY_INVAL_INODE,
     OPEN_IN,
     OPEN_OUT,
+    RENAME2_IN,
+    RENAME_IN,
     Opcode,
 )
 from atefs.mount.direct.session import FETCHES_MAX, Session
@@ -149,6 +153,46 @@ def test_whoever_opens_what_the_kernel_was_not_told_of_yet_sees_it_all_the_same(
             assert await opened(kernel, opcode, number) & FOPEN_KEEP_CACHE
 
     trio.run(main)
+
+
+@pytest.mark.parametrize(
+    ("opcode", "body"),
+    [
+        (Opcode.UNLINK, b"file\0"),
+        (Opcode.RMDIR, b"file\0"),
+        (Opcode.RENAME, RENAME_IN.pack(ROOT) + b"file\0other\0"),
+        (Opcode.RENAME2, RENAME2_IN.pack(ROOT, 0, 0) + b"other\0file\0"),
+    ],
+)
+def test_what_the_kernel_may_take_for_another_file_is_not_moved_or_removed_before_it_has_looked_again(
+    opcode: Opcode, body: bytes
+) -> None:
+    async def main() -> None:
+        vault = Vault.make(MemoryChain())
+        for name in (b"file", b"other"):
+            vault.mknod(ROOT, name, stat.S_IFREG | 0o644, 0, Caller())
+        vault.remember(ROOT)
+        vault.commit()
+        async with Kernel(vault).served() as kernel:
+            touched = Touched()
+            touched.entries.add((ROOT, b"file"))
+            vault.refresh(touched)
+            assert (await kernel.ask(opcode, ROOT, body)).error == errno.ESTALE
+            assert (await kernel.ask(opcode, ROOT, body)).error == errno.ESTALE
+            await kernel.get(Opcode.LOOKUP, ROOT, b"file\0")
+            assert (await kernel.ask(opcode, ROOT, body)).error in {0, errno.ENOTDIR}
+
+    trio.run(main)
+
+
+def test_names_that_the_kernel_was_told_of_may_be_changed() -> None:
+    vault = Vault.make(MemoryChain())
+    stale = Stale(set(), set(), {(ROOT, b"file"), (ROOT, b"newer")})
+    vault.outdated_names |= stale.entries
+    vault.told(stale, Stale(set(), set(), {(ROOT, b"newer")}))
+    vault.require_told(ROOT, b"file")
+    with pytest.raises(StaleError):
+        vault.require_told(ROOT, b"newer")
 
 
 def test_a_notice_after_the_end_reaches_no_other_file() -> None:
