@@ -435,27 +435,23 @@ class PyfuseAdapter(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         if self._committer.full:
             await self._brake()
-        args = (parent_inode, name, mode | stat.S_IFREG, 0, Caller(ctx.uid, ctx.gid, ctx.umask))
+        caller = Caller(ctx.uid, ctx.gid, ctx.umask)
+        operation = partial(self._create, parent_inode, name, mode, caller, exclusively=bool(flags & os.O_EXCL))
         try:
-            inode = self._vault.mknod(*args)
-        except ExistsError as error:
-            if flags & os.O_EXCL:
-                raise FUSEError(errnos.answer(error)) from error
-            inode = await self._there_already(parent_inode, name, flags, ctx)
+            inode = operation()
         except Exception as error:
-            inode = await self._again(error, self._vault.mknod, *args)
+            inode = await self._again(error, operation)
         self._touch()
         return self._opened(inode.ino, flags), self._known(inode)
 
-    async def _there_already(self, parent: int, name: bytes, flags: int, ctx: RequestContext) -> Inode:
-        """The kernel believed that the name was free, and somebody else has taken it since."""
+    def _create(self, parent: int, name: bytes, mode: int, caller: Caller, *, exclusively: bool) -> Inode:
         try:
-            inode = self._vault.lookup(parent, name)
-        except Exception as error:
-            inode = await self._again(error, self._vault.lookup, parent, name)
-        if flags & os.O_TRUNC:
-            await self._truncate(inode.ino, ctx)
-        return inode
+            return self._vault.mknod(parent, name, mode | stat.S_IFREG, 0, caller)
+        except ExistsError:
+            if exclusively:
+                raise
+            # The kernel would take it for new, neither cut it nor check who may open it. It looks the name up anew now.
+            raise StaleError("Another machine has made the file meanwhile; look again.") from None
 
     async def read(self, fh: int, off: int, size: int) -> bytes:
         if fh & 2:

@@ -285,12 +285,13 @@ def test_who_is_of_a_file_s_group_is_asked_only_where_it_matters(scene: Scene) -
     assert scene.vault.in_group == [True, False, True, True]
 
 
-def test_creating_what_somebody_else_has_just_created(scene: Scene) -> None:
-    scene.vault.raising = [ExistsError("there")]
-    assert refusal(scene.adapter.create(1, b"there", 0o644, os.O_EXCL | os.O_WRONLY, cast(Any, Caller))) == errno.EEXIST
-    scene.vault.raising = [ExistsError("there")]
-    _, entry = in_trio(scene.adapter.create(1, b"there", 0o644, os.O_WRONLY, cast(Any, Caller)))
-    assert entry.st_ino == 7
+def test_a_file_that_was_made_since_the_kernel_looked_is_not_taken_for_a_new_one(scene: Scene) -> None:
+    """The kernel cuts no file that it takes for new, nor does it check who may open it; told ESTALE, it looks anew."""
+    for flags, answer in ((os.O_TRUNC, errno.ESTALE), (os.O_EXCL, errno.EEXIST)):
+        for before in ([], [scene.absent()]):
+            scene.vault.raising = [*before, ExistsError("there")]
+            assert refusal(scene.adapter.create(1, b"there", 0o644, flags | os.O_WRONLY, cast(Any, Caller))) == answer
+    assert (scene.vault.remembered, scene.committer.writers) == (0, 0)
 
 
 def test_every_request_of_pyfuse3_that_a_filesystem_needs_has_a_handler() -> None:

@@ -1,4 +1,4 @@
-"""`atefs` whose kernel is not told what others have changed while a file is there: `… tests.system.untold FILE mount …`.
+"""`atefs` whose kernel is told nothing of others' changes while a file is there: `… tests.system.untold FILE mount …`.
 
 The moment between a change's arrival and the kernel's hearing of it then lasts as long as a test needs.
 """

@@ -10,7 +10,7 @@ import itertools
 import os
 import stat
 
-from atefs.errors import ExistsError, NotSupportedError
+from atefs.errors import ExistsError, NotSupportedError, StaleError
 from atefs.mount.direct.protocol import (
     BODY,
     COPY_FILE_RANGE_IN,
@@ -97,7 +97,8 @@ class Files:
         except ExistsError:
             if flags & os.O_EXCL:
                 raise
-            inode = self._vault.lookup(request.node, name)  # somebody else has made it since the kernel looked
+            # The kernel would take it for new, neither cut it nor check who may open it. It looks the name up anew now.
+            raise StaleError("Another machine has made the file meanwhile; look again.") from None
         self._touch()
         return self._services.known(request, inode) + self._opened(flags)
 

@@ -66,6 +66,22 @@ def test_a_file_is_made_written_found_and_read_back() -> None:
     trio.run(main)
 
 
+def test_a_file_that_was_made_since_the_kernel_looked_is_not_taken_for_a_new_one() -> None:
+    """The kernel cuts no file that it takes for new, nor does it check who may open it; told ESTALE, it looks anew."""
+
+    async def main() -> None:
+        async with Kernel().served() as kernel:
+            ino = await made(kernel, b"name")
+            for flags, error in ((os.O_TRUNC, errno.ESTALE), (os.O_EXCL, errno.EEXIST)):
+                body = CREATE_IN.pack(os.O_CREAT | os.O_WRONLY | flags, 0o644, 0o022, 0) + b"name\0"
+                assert (await kernel.ask(Opcode.CREATE, ROOT, body)).error == error
+            found = await kernel.get(Opcode.LOOKUP, ROOT, b"name\0")
+            assert ENTRY.unpack_from(found)[0] == ino
+            assert kernel.committer.writers == 1
+
+    trio.run(main)
+
+
 def test_a_name_that_is_not_there_is_remembered_by_the_kernel() -> None:
     async def main() -> None:
         async with Kernel().served() as kernel:
