@@ -6,6 +6,7 @@ import errno
 import random
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from atedb.chain.event import Change, Lane
 from atedb.errors import AteError, NoSpaceError
 from atedb.testing.disk import FaultyDisk, PowerCut
 from tests.chain.conftest import ROOT, crash
+from tests.chain.cuts import Left, cut_at_every_step
 
 torn = pytest.mark.expect_log("torn tail|manifest is made anew")
 
@@ -59,36 +61,43 @@ def read_all(chain: Chain) -> State:
     return {name: body for name, body in bodies.items() if body is not None}
 
 
-def cut(folder: Path, step: int, *, lies: bool = False) -> tuple[Trace, FaultyDisk] | None:
+def cut(folder: Path, step: int, *, lies: bool) -> Left | None:
     """Run the trace with the power cut at `step`; None when the trace ended before it."""
     world = folder / "world"
-    world.mkdir(parents=True)
+    world.mkdir()
     disk = FaultyDisk(world, lies=lies)
     chain = Chain.create(world / "store", ROOT, disk=disk, heads=world / "heads")
-    disk.cut_at = disk.steps + step if step else 0
+    disk.cut_at = disk.steps + step
     trace = Trace()
     try:
         trace.run(chain, seed=5)
         chain.close()
     except PowerCut:
-        chain._release()
-        return trace, disk
+        crash(chain)
+        return Left(disk, partial(judge, trace))
     return None
 
 
-def survive(trace: Trace, disk: FaultyDisk, target: Path, seed: int) -> State:
+def judge(trace: Trace, found: Path) -> str:
+    """What is wrong with the chain that was found."""
+    try:
+        state = survive(found)
+    except AteError as error:
+        return f"{type(error).__name__}: {error}"
+    return "" if state in trace.states[trace.promised :] else "not a state since the last promise"
+
+
+def survive(found: Path) -> State:
     """The state that is found after the cut; the chain then takes one commit more and opens once more."""
-    target.mkdir()
-    disk.survivors(target, random.Random(seed))
-    chain = Chain.open(target / "store", ROOT, heads=target / "heads")
-    found = read_all(chain)
+    chain = Chain.open(found / "store", ROOT, heads=found / "heads")
+    state = read_all(chain)
     chain.commit([Change(chain.object_key(b"T", b"later"), Lane.META, b"later")])
     chain.close()
-    again = Chain.open(target / "store", ROOT, heads=target / "heads")
+    again = Chain.open(found / "store", ROOT, heads=found / "heads")
     assert again.load(again.object_key(b"T", b"later")) == b"later"
-    assert read_all(again) == found
+    assert read_all(again) == state
     again.close()
-    return found
+    return state
 
 
 @pytest.fixture
@@ -98,31 +107,9 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_module, "ZERO_AHEAD_MOST", 8 << 10)
 
 
-def every_cut(tmp_path: Path, *, lies: bool = False, seeds: int = 2) -> list[str]:
+def every_cut(folder: Path, *, lies: bool = False, seeds: int = 2) -> list[str]:
     """Cut at every step in turn; what was found wrong."""
-    wrong = []
-    step = 0
-    while True:
-        step += 1
-        folder = tmp_path / f"cut{step}"
-        ended = cut(folder, step, lies=lies)
-        if ended is None:
-            shutil.rmtree(folder)
-            break
-        trace, disk = ended
-        for seed in range(seeds):
-            target = folder / f"found{seed}"
-            try:
-                found = survive(trace, disk, target, seed)
-            except AteError as error:
-                wrong.append(f"step {step} ({disk.trace[-1]}), seed {seed}: {error}")
-                continue
-            allowed = trace.states[trace.promised :]
-            if found not in allowed:
-                wrong.append(f"step {step} ({disk.trace[-1]}), seed {seed}: not a state since the last promise")
-        shutil.rmtree(folder)
-    assert step > 100
-    return wrong
+    return cut_at_every_step(folder, partial(cut, lies=lies), least=100, seeds=seeds)
 
 
 @torn

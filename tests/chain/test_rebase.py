@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from atedb.chain.walk import segment_numbers
 from atedb.errors import AteError, DamagedError, UnreachableError
 from atedb.testing.disk import FaultyDisk, PowerCut
 from tests.chain.conftest import ROOT, crash, noise
+from tests.chain.cuts import Left, cut_at_every_step
 from tests.chain.followed import Device, Server, mine_wins, terms_of
 from tests.chain.world import World
 
@@ -307,8 +309,8 @@ def ready(folder: Path, *, overrun: bool) -> tuple[World, dict[str, str], dict[s
     return world, before, {name: body for name, body in {**before, **MERGED}.items() if name != "x"}
 
 
-def rebase_and_cut(folder: Path, step: int, *, lies: bool, overrun: bool) -> tuple[World, FaultyDisk, bool]:
-    """Rebase with the power cut at a step; whether it was."""
+def rebase_and_cut(folder: Path, step: int, *, lies: bool, overrun: bool) -> Left:
+    """Rebase with the power cut at a step."""
     world, _, _ = ready(folder, overrun=overrun)
     store = world.folder / "one"
     crash(world.devices.pop("one").chain)
@@ -326,35 +328,14 @@ def rebase_and_cut(folder: Path, step: int, *, lies: bool, overrun: bool) -> tup
         one.chain.close()
     except PowerCut:
         crash(one.chain)
-        return world, disk, True
-    return world, disk, False
+    for device in world.devices.values():
+        device.chain.close()
+    return Left(disk, lambda found: judge(found, world.server, len(world.server.frames)))
 
 
-def every_cut(tmp_path: Path, *, lies: bool = False, overrun: bool = False, first: bool = False) -> list[str]:
+def every_cut(folder: Path, *, lies: bool = False, overrun: bool = False, first: bool = False) -> list[str]:
     """Cut the power at every step of a rebase in turn; what was found wrong. first: one finding is enough."""
-    wrong = []
-    step = 0
-    while True:
-        step += 1
-        folder = tmp_path / f"cut{step}"
-        folder.mkdir()
-        world, disk, was_cut = rebase_and_cut(folder, step, lies=lies, overrun=overrun)
-        for seed in range(2):
-            found = folder / f"found{seed}"
-            found.mkdir()
-            disk.survivors(found, random.Random(seed))
-            problem = judge(found, world.server, len(world.server.frames))
-            if problem:
-                wrong.append(f"step {step} ({disk.trace[-1]}), seed {seed}: {problem}")
-        for device in world.devices.values():
-            device.chain.close()
-        shutil.rmtree(folder)
-        if first and wrong:
-            return wrong
-        if not was_cut:
-            break
-    assert step > 20
-    return wrong
+    return cut_at_every_step(folder, partial(rebase_and_cut, lies=lies, overrun=overrun), least=20, first=first)
 
 
 def judge(found: Path, server: Server, sent: int) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,8 @@ from atedb.chain.frame import decode_frame
 from atedb.errors import AteError
 from atedb.testing.disk import FaultyDisk, PowerCut
 from tests.chain.conftest import crash
-from tests.chain.followed import Device
+from tests.chain.cuts import Left, cut_at_every_step
+from tests.chain.followed import Device, Server
 from tests.chain.paired import Pair
 
 
@@ -45,54 +45,39 @@ def live(one: Device, two: Device, promised: dict[str, str]) -> None:
     one.chain.close()
 
 
+def cut(folder: Path, step: int) -> Left:
+    """That life, with the power cut at `step`."""
+    pair = Pair(folder)
+    crash(pair.one.chain)
+    disk = FaultyDisk(folder / "one")
+    one = Device.open(folder / "one", pair.server, disk)
+    disk.cut_at = disk.steps + step
+    promised: dict[str, str] = {}
+    try:
+        live(one, pair.two, promised)
+    except PowerCut:
+        crash(one.chain)
+    pair.two.chain.close()
+    return Left(disk, partial(judge, pair.server, len(pair.server.frames), promised))
+
+
 def every_cut(folder: Path) -> list[str]:
     """Cut the power at every step in turn; what was found wrong."""
-    wrong = []
-    step = 0
-    while True:
-        step += 1
-        world = folder / f"cut{step}"
-        world.mkdir()
-        pair = Pair(world)
-        crash(pair.one.chain)
-        disk = FaultyDisk(world / "one")
-        one = Device.open(world / "one", pair.server, disk)
-        disk.cut_at = disk.steps + step
-        promised: dict[str, str] = {}
-        was_cut = False
-        try:
-            live(one, pair.two, promised)
-        except PowerCut:
-            was_cut = True
-            crash(one.chain)
-        sent = len(pair.server.frames)
-        for seed in range(2):
-            found = world / f"found{seed}"
-            found.mkdir()
-            disk.survivors(found, random.Random(seed))
-            del pair.server.frames[sent:]
-            problem = judge(found, pair, promised)
-            if problem:
-                wrong.append(f"step {step} ({disk.trace[-1]}), seed {seed}: {problem}")
-        pair.two.chain.close()
-        shutil.rmtree(world)
-        if not was_cut:
-            break
-    assert step > 50
-    return wrong
+    return cut_at_every_step(folder, cut, least=50)
 
 
-def judge(found: Path, pair: Pair, promised: dict[str, str]) -> str:
-    """What is wrong with the store that was found."""
+def judge(server: Server, sent: int, promised: dict[str, str], found: Path) -> str:
+    """What is wrong with the store that was found. sent: as many batches the server had."""
+    del server.frames[sent:]
     try:
-        one = Device.open(found, pair.server)
+        one = Device.open(found, server)
     except AteError as error:
         return f"it does not open: {error}"
     try:
-        at_server = [pair.server.position(n) for n in range(len(pair.server.frames) + 1)]
+        at_server = [server.position(n) for n in range(len(server.frames) + 1)]
         if one.replica.acked not in at_server:
             return "it believes of the server what the server never had"
-        for sequence, frame in enumerate(pair.server.frames, 1):
+        for sequence, frame in enumerate(server.frames, 1):
             ours = decode_frame(frame).head.device == one.chain.device
             if ours and one.replica.position(sequence) != at_server[sequence]:
                 return f"batch {sequence} was sent, and is not here"

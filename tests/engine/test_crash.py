@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import random
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from atedb.engine.filelog import FileLog
 from atedb.engine.files import FileEngine
 from atedb.errors import AteError, NoSpaceError
 from atedb.testing.disk import FaultyDisk, PowerCut
+from tests.chain.cuts import Left, cut_at_every_step
 from tests.engine.frames import Author
 
 torn = pytest.mark.expect_log("torn tail|manifest is made anew")
@@ -113,42 +115,31 @@ async def append(
         errors.append(error)
 
 
-def cut(folder: Path, step: int, *, lies: bool = False) -> tuple[Trace, FaultyDisk] | None:
+def cut(folder: Path, step: int, *, lies: bool) -> Left | None:
     """Run the trace with the power cut at `step`; None when the trace ended before it."""
     world = folder / "world"
-    world.mkdir(parents=True)
+    world.mkdir()
     disk = FaultyDisk(world, lies=lies, cut_at=step)
     trace = Trace()
     try:
         trio.run(trace.run, FileEngine(disk, world / "chains"), 5)
     except PowerCut:
-        return trace, disk
+        return Left(disk, partial(judge, trace))
     return None
 
 
-def every_cut(tmp_path: Path, *, lies: bool = False, seeds: int = 2) -> list[str]:
+def judge(trace: Trace, found: Path) -> str:
+    """What is wrong with the chain that was found."""
+    try:
+        trio.run(trace.check, FileEngine(RealDisk(), found / "chains"))
+    except (AteError, AssertionError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def every_cut(folder: Path, *, lies: bool = False, seeds: int = 2) -> list[str]:
     """Cut at every step in turn; what was found wrong."""
-    wrong = []
-    step = 0
-    while True:
-        step += 1
-        folder = tmp_path / f"cut{step}"
-        ended = cut(folder, step, lies=lies)
-        if ended is None:
-            shutil.rmtree(folder)
-            break
-        trace, disk = ended
-        for seed in range(seeds):
-            target = folder / f"found{seed}"
-            target.mkdir()
-            disk.survivors(target, random.Random(seed))
-            try:
-                trio.run(trace.check, FileEngine(RealDisk(), target / "chains"))
-            except (AteError, AssertionError) as error:
-                wrong.append(f"step {step} ({disk.trace[-1]}), seed {seed}: {error}")
-        shutil.rmtree(folder)
-    assert step > 100
-    return wrong
+    return cut_at_every_step(folder, partial(cut, lies=lies), least=100, seeds=seeds)
 
 
 @torn
