@@ -199,7 +199,11 @@ class _Merge:
     def _merge_into(self, before: Inode, mine: Inode, target: Inode) -> None:
         """An inode that all three have. Of content that both have changed, theirs stays."""
         keys = self._rebase.mine_keys
-        changed = content_changed(self._base, before, self._mine, mine, keys)
+        # Of what I have deleted less and less is there, until nothing is: where it stays after all, it stays as they
+        # have it.
+        changed = bool(mine.nlink or not self._plan.names(mine.ino)) and content_changed(
+            self._base, before, self._mine, mine, keys
+        )
         theirs = self._theirs.find(mine.ino)
         if changed and theirs is not None and content_changed(
             self._base, before, self._theirs, theirs, self._rebase.theirs_keys

@@ -6,6 +6,7 @@ nothing itself.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from atefs.vault.limits import ROOT_INO
@@ -62,6 +63,13 @@ class Plan:
         self._settle_deletions()
         while self._give_homes() or self._keep_full_directories() or self._untie():
             pass
+        self._balance = Counter(self.added.values())
+        self._balance.subtract(self.removed.values())
+
+    def names(self, ino: int) -> int:
+        """How many names a file will have."""
+        there = self._theirs.alive(ino)
+        return self._balance[ino] + (there.nlink if there is not None else 0)
 
     def home(self, ino: int) -> Slot | None:
         """Where an inode will have a name that the plan knows of."""

@@ -377,6 +377,27 @@ def test_a_file_half_deleted_there_comes_back_whole(pair: Pair) -> None:
     assert pair.meet() == {b"/f": b"base", b"/copy": BIG, b"/big": BIG[:BLOCK] + bytes(BLOCK) + b"end"}
 
 
+@pytest.mark.parametrize("change", ["rename", "link", "xattr"])
+def test_a_file_half_deleted_here_stays_whole_where_they_have_done_something_with_it(pair: Pair, change: str) -> None:
+    """While it gives back what it shared, it has its size and nothing else: that is not brought to what stays."""
+    file = put(pair.a, b"big", BIG)
+    target = put(pair.a, b"copy", b"")
+    pair.a.copy_range(file, 0, target, 0, len(BIG))
+    pair.one.sync()
+    pair.two.sync()
+    match change:
+        case "rename":
+            pair.a.rename(ROOT_INO, b"big", ROOT_INO, b"other", 0, caller=ME)
+        case "link":
+            pair.a.link(file, ROOT_INO, b"other")
+        case _:
+            pair.a.setxattr(file, b"user.note", b"kept", 0)
+    pair.b.unlink(ROOT_INO, b"big")
+    pair.b.commit()
+    name = b"/big" if change == "xattr" else b"/other"
+    assert pair.meet() == {b"/f": b"base", b"/copy": BIG, name: BIG}
+
+
 def test_what_is_open_here_and_deleted_here_stays_until_it_is_closed(pair: Pair) -> None:
     file = number(pair.b, b"f")
     put(pair.a, b"a", b"first")
