@@ -104,8 +104,8 @@ class Swap:
             raise
         work.below.hand_down(tail.sequence)
         work.layer.rest_on(chain._base)
-        self._note.acked = tail
         chain.restart(work.layer, work.live, work.statements())
+        self._note.acked = tail  # afterwards: what is written must not seem to be at the server at any moment
         if chain.failed is not None:
             raise chain.failed
         try:

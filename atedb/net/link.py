@@ -132,6 +132,8 @@ class Link:
         self._turn = trio.Lock()
         self._news = trio.Event()
         self._targets: list[list[int]] = []
+        self._acked = local.acked.sequence
+        """As `local` has it, but for changes that are under way: `_targets` belong to this one."""
 
     # -- what others ask
 
@@ -149,7 +151,7 @@ class Link:
         self._targets.append(target)
         try:
             with trio.move_on_after(seconds):
-                while self._local.acked.sequence < target[0]:
+                while self._acked < target[0]:
                     await self.hope()
                 return
         finally:
@@ -163,7 +165,11 @@ class Link:
         """Return when all that the server has up to `sequence` is here. Raises UnreachableError, as `acknowledged`."""
         while self._local.acked.sequence < sequence:
             await self.hope()
-        async with self._turn:  # what is being taken in has been then
+        await self.at_rest()
+
+    async def at_rest(self) -> None:
+        """Return when nothing is being taken in or acknowledged, and nothing is until the next wait."""
+        async with self._turn:
             pass
 
     async def tried(self) -> None:
@@ -315,7 +321,7 @@ class Link:
                 refused += 1
                 log.log(logging.WARNING if refused == 1 else logging.DEBUG, "the server takes nothing now: %s", error)
                 self._become(self.state, error)
-                await trio.sleep(min(BACKOFF_MAX, 2.0**refused))
+                await trio.sleep(min(BACKOFF_MAX, 2.0 ** min(refused, 16)))
             else:
                 refused = 0
                 async with self._changing():
@@ -324,20 +330,35 @@ class Link:
 
     async def _overtaken(self, tail: int) -> None:
         """Somebody else was first: wait until what they wrote has come and lies beneath what is pending."""
-        with _bound(ANSWER_SECONDS, "the server refers to batches that it does not show"):
-            while self._local.acked.sequence < tail:
-                await self._news.wait()
+        reached, left = -1, ANSWER_SECONDS
+        while (acked := self._local.acked.sequence) < tail:
+            if acked > reached:
+                reached, left = acked, ANSWER_SECONDS
+            news = self._news
+            await self.at_rest()  # to put what is pending on top may take longer, and is not the server's fault
+            if self._local.acked.sequence == acked:
+                began = trio.current_time()
+                with _bound(left, "the server refers to batches that it does not show"):
+                    await news.wait()
+                left -= trio.current_time() - began
 
     @asynccontextmanager
     async def _changing(self) -> AsyncIterator[None]:
-        """One change of the replica at a time; whoever waits for pending batches follows them when they are moved."""
+        """One change of the replica at a time; whoever waits for pending batches follows them when they are moved.
+
+        A merge makes few batches of many, so that these may have lower sequences than before.
+        """
         async with self._turn:
             rebases = self._local.rebases
-            yield
-            if self._local.rebases != rebases:
-                for target in self._targets:
-                    target[0] = max(target[0], self._local.ready)
-            self.wake()
+            try:
+                yield
+            finally:
+                if self._local.rebases != rebases:
+                    for target in self._targets:
+                        if target[0] > self._acked:
+                            target[0] = self._local.ready
+                self._acked = self._local.acked.sequence
+                self.wake()
 
     def _if_in_step(self) -> None:
         if self._local.acked.sequence >= self.tail.sequence and (self.state is not LinkState.ONLINE or self.error):

@@ -134,9 +134,11 @@ class Replication:
         def merged(rebase: Rebase) -> None:
             found.extend(merge(rebase, self._chain, device=self._device, now=self._clock(), touched=touched))
 
-        began = time.monotonic()
-        self.replica.rebase(frames, merged, touched)
-        self.rebases += 1
+        began, acked = time.monotonic(), self.acked
+        try:
+            self.replica.rebase(frames, merged, touched)
+        finally:  # it may have happened although something failed
+            self.rebases += self.acked != acked
         took = time.monotonic() - began
         log.info("what was pending lies on top of %d batches of others now, which took %.1f s", len(frames), took)
         self.conflicts += len(found)

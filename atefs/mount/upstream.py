@@ -210,6 +210,7 @@ class Upstream:
         left = replica.pending_count
         while left:
             if tell is not None:
+                await self.link.at_rest()
                 await tell(left, replica.pending_bytes)
             try:
                 self.link.wake()

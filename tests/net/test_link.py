@@ -15,7 +15,7 @@ from atedb.crypto.hashing import digest
 from atedb.errors import ForkError, QuotaError, StaleError, UnreachableError
 from atedb.net.client import OpenedChain, ServerConnection
 from atedb.net.errors import ConnectionLostError
-from atedb.net.link import BACKOFF_MAX, GRACE, Link, LinkState
+from atedb.net.link import ANSWER_SECONDS, BACKOFF_MAX, GRACE, Link, LinkState
 
 HEADER = b"header"
 
@@ -129,7 +129,10 @@ class FakeFollowing:
 
 
 class FakeReplica:
-    """Its batches are "SEQUENCE NAME:WHAT"; those that are pending get new sequences when others were first."""
+    """Its batches are "SEQUENCE NAME:WHAT"; those that are pending get new sequences when others were first.
+
+    folds: and become one. fetching, merging: how long that takes, before and after it is known what others had.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -138,6 +141,9 @@ class FakeReplica:
         self.mine: list[str] = []
         self.rebases = 0
         self.lie: Exception | None = None
+        self.folds = False
+        self.fetching = self.merging = 0.0
+        self.broken = False
 
     @property
     def acked(self) -> Position:
@@ -184,9 +190,16 @@ class FakeReplica:
                 self._push(frame)
                 self.mine.pop(0)
             else:
-                await trio.lowlevel.checkpoint()
-                self.rebases += bool(self.mine)
+                await trio.sleep(self.fetching)
                 self._push(frame)
+                if self.mine:
+                    await trio.sleep(self.merging)
+                    self.rebases += 1
+                    if self.broken:
+                        self.broken = False
+                        raise ConnectionLostError("after all was done")
+                    if self.folds:
+                        self.mine = ["+".join(self.mine)]
 
 
 class Machine:
@@ -210,7 +223,7 @@ def simulated(test: Callable[[trio.Nursery], Any]) -> None:
     """Run the test in trio, with a clock that skips what nobody uses; the links end with it."""
 
     async def main() -> None:
-        with trio.fail_after(3600):
+        with trio.fail_after(1e6):
             async with trio.open_nursery() as nursery:
                 await test(nursery)
                 nursery.cancel_scope.cancel()
@@ -277,6 +290,92 @@ def test_whoever_waits_follows_their_batches_when_others_are_put_beneath_them() 
         server.refusal = None
         await done.wait()
         assert server.frames[-1] == b"3 a:2"
+
+    simulated(test)
+
+
+@pytest.mark.expect_log("the server takes nothing now")
+def test_whoever_waits_for_batches_that_became_one_waits_for_that_one() -> None:
+    """And not for as many others as there were: they may never come."""
+
+    async def test(nursery: trio.Nursery) -> None:
+        server = FakeServer()
+        a = Machine(server, "a", nursery)
+        a.replica.folds = True
+        await a.link.acknowledged(a.write("1"), 5)
+        server.refusal = QuotaError("full")
+        target = a.write(*"23456")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(a.link.acknowledged, target, 1000)
+        await trio.testing.wait_all_tasks_blocked()
+        server.add(b"2 b:first")
+        await trio.testing.wait_all_tasks_blocked()
+        server.refusal = None
+        with trio.fail_after(100):
+            while a.link._targets:
+                await trio.sleep(1)
+        assert server.frames[-1] == b"3 a:2+3+4+5+6"
+
+    simulated(test)
+
+
+@pytest.mark.expect_log("the server takes nothing now")
+@pytest.mark.parametrize("fails", [False, True])
+def test_whoever_waits_is_not_deceived_by_batches_of_others_while_theirs_are_put_on_top(*, fails: bool) -> None:
+    async def test(nursery: trio.Nursery) -> None:
+        server = FakeServer()
+        a = Machine(server, "a", nursery)
+        await a.link.acknowledged(a.write("1"), 5)
+        server.refusal = QuotaError("full")
+        target = a.write("2")
+        done = trio.Event()
+
+        async def wait() -> None:
+            await a.link.acknowledged(target, 1000)
+            done.set()
+
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        a.replica.merging = 10.0
+        a.replica.broken = fails
+        server.add(b"2 b:first")
+        for _ in range(20):
+            await trio.sleep(1)
+            a.link.wake()
+        assert not done.is_set()
+        server.refusal = None
+        await done.wait()
+        assert b"3 a:2" in server.frames
+
+    simulated(test)
+
+
+def test_a_merge_that_takes_long_is_not_held_against_the_server() -> None:
+    async def test(nursery: trio.Nursery) -> None:
+        server = FakeServer()
+        a = Machine(server, "a", nursery)
+        await a.link.acknowledged(a.write("1"), 5)
+        a.replica.fetching = 3 * ANSWER_SECONDS
+        server.add(b"2 b:first")
+        await a.link.acknowledged(a.write("2"), 10 * ANSWER_SECONDS)
+        assert len(server.dials) == 1
+
+    simulated(test)
+
+
+@pytest.mark.expect_log("the server takes nothing now")
+def test_a_server_that_is_full_for_days_is_tried_as_often_as_before() -> None:
+    async def test(nursery: trio.Nursery) -> None:
+        server = FakeServer()
+        a = Machine(server, "a", nursery)
+        await a.link.acknowledged(a.write("1"), 5)
+        server.refusal = QuotaError("full")
+        a.write("2")
+        await trio.sleep(1100 * BACKOFF_MAX)
+        assert len(server.dials) == 1
+        server.refusal = None
+        await trio.sleep(BACKOFF_MAX)
+        assert server.frames[-1] == b"2 a:2"
 
     simulated(test)
 
