@@ -236,7 +236,7 @@ class ChainHost:
                 raise
         for request in requests:
             if request.result is not None:
-                self._patience.served(request.client)
+                self._patience.forget(request.client)
             elif isinstance(request.error, StaleError):
                 self._patience.late(request.client)
 
@@ -427,7 +427,9 @@ class ChainHost:
         await self._leases.release(client, name, owner, start, end)
 
     def leave(self, client: object) -> None:
-        """See `Leases.leave`."""
+        """A client's connection has ended: nobody waits for it any more. See also `Leases.leave`."""
+        self._patience.forget(client)
+        self._arrived.set()
         self._leases.leave(client)
 
     # -- upkeep

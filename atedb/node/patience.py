@@ -33,8 +33,8 @@ class Patience:
         if times + 1 >= 2 and self.first is None:
             self._first, self._until = client, now + min(max(2 * (now - before), SHORTEST), LONGEST)
 
-    def served(self, client: object) -> None:
-        """A client's batches were added."""
+    def forget(self, client: object) -> None:
+        """A client's batches were added, or it has left."""
         self._late.pop(client, None)
         if self._first is client:
             self._first = None

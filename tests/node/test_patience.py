@@ -28,7 +28,7 @@ def test_the_others_wait_for_whoever_was_late_twice_as_long_as_it_took_to_come_b
             patience.late("other")
             assert patience.first == "slow"
             assert patience.left == pytest.approx(left)
-            patience.served("slow")
+            patience.forget("slow")
             assert patience.first is None
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
@@ -90,6 +90,27 @@ def test_a_client_that_is_always_late_gets_in_beside_one_that_never_pauses(tmp_p
 def test_without_patience_it_would_never_get_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Patience, "late", lambda *_: None)
     assert late_client(tmp_path) == 0
+
+
+def test_nobody_waits_for_a_client_that_has_left(tmp_path: Path) -> None:
+    async def body(host: ChainHost, author: Author) -> None:
+        other = Author(author.header, seed=2)
+        stale = other.frame(other.meta("x"))
+        await host.append("busy", author.frames(1))
+        for _ in range(2):
+            with pytest.raises(StaleError):
+                await host.append("late", [stale])
+        assert host._patience.first == "late"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.append, "busy", author.frames(1))
+            await settle()
+            host.leave("late")
+            with trio.fail_after(SHORTEST / 2):
+                while host.tail.sequence < 2:
+                    await settle(1)
+        assert host._patience._late == {}
+
+    with_chain(tmp_path, body)
 
 
 def test_closing_a_chain_waits_for_nobody(tmp_path: Path) -> None:
