@@ -8,7 +8,7 @@ from typing import Any, cast
 import trio
 from trio.testing import MockClock
 
-from atedb.errors import UnreachableError
+from atedb.errors import AteError, UnreachableError
 from atedb.net.client import GivenLease
 from atedb.net.errors import ConnectionLostError, HeldError
 from atedb.net.host import Claim
@@ -38,9 +38,10 @@ class Documents:
 
 
 class Server:
-    """Leases, a number of batches, and whether it answers."""
+    """Leases, a number of batches, and whether it answers. refusal: what it answers everything with."""
 
     def __init__(self) -> None:
+        self.refusal: AteError | None = None
         self.documents = Documents()
         self.fence = 0
         self.sequence = 10
@@ -78,6 +79,8 @@ class Connection:
             if self.server.silent:
                 await trio.sleep_forever()
             try:
+                if self.server.refusal is not None:
+                    raise self.server.refusal
                 outcome = [await work(), None]
             except Exception as error:
                 outcome = [None, error]

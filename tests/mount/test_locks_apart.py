@@ -8,8 +8,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from atedb.errors import FencedError, UnreachableError
-from atefs.mount.locks import LEASE_SECONDS
+from atedb.errors import AteError, BusyError, FencedError, UnreachableError
+from atedb.net.errors import RateError, UnavailableError
+from atefs.mount.locks import LEASE_SECONDS, RENEW_SECONDS
 from tests.mount.lock_world import FILE, GRACE, Mount, P, Q, Server, exclusive, run, shared
 
 
@@ -60,6 +61,40 @@ def test_a_mount_that_was_asleep_notices_what_it_has_lost_when_it_renews() -> No
         await trio.sleep(LEASE_SECONDS)
         assert a.locks.lost == 1
         assert not a.locks.holds(FILE, P, flock=False)
+
+    run(test)
+
+
+@pytest.mark.parametrize("refusal", [RateError("slower"), BusyError("not now"), UnavailableError("its disk is full")])
+def test_locks_are_renewed_again_after_a_server_has_refused_it_for_a_while(refusal: AteError) -> None:
+    async def test(a: Mount, b: Mount, server: Server) -> None:
+        assert await a.try_lock(P, exclusive())
+        server.refusal = refusal
+        await trio.sleep(2 * RENEW_SECONDS)
+        server.refusal = None
+        await trio.sleep(2 * LEASE_SECONDS)
+        assert not await b.try_lock(P, exclusive())
+        assert a.locks.lost == 0
+        await a.unlock(P)
+        assert await b.try_lock(P, exclusive())
+
+    run(test)
+
+
+@pytest.mark.expect_log("on this machine only")
+def test_what_was_locked_without_a_server_that_refuses_it_at_first_is_locked_there_in_the_end() -> None:
+    async def test(a: Mount, b: Mount, server: Server) -> None:
+        assert await b.try_lock(P, exclusive(9, 9))
+        a.cut()
+        assert await a.try_lock(P, exclusive(0, 9))
+        await a.connect()
+        server.refusal = RateError("slower")
+        await trio.sleep(2 * RENEW_SECONDS)
+        server.refusal = None
+        await b.unlock(P)
+        await trio.sleep(RENEW_SECONDS)
+        assert not await b.try_lock(P, exclusive(0, 0))
+        assert a.locks.lost == 0
 
     run(test)
 
