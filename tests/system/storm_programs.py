@@ -60,7 +60,8 @@ class Programs:
         self._archive = archive
         self._expected = digest_of(archive.with_name("seed"))
         self._number = 0
-        self._trees: list[str] = []
+        self._trees: list[tuple[str, int]] = []
+        """With the life that each was made in: of one that ended by a kill, a tree may be there in part only."""
 
     def run(self) -> None:
         """Until the end."""
@@ -99,24 +100,27 @@ class Programs:
         with self.station.writing(self.journal, f"{self.top.name}/{name}", life):
             make(self.top / name)
         if self.station.undisturbed(life):
-            self._trees.append(name)
+            self._trees.append((name, life))
         if len(self._trees) > KEPT:
-            oldest = self._trees.pop(0)
+            oldest, _ = self._trees.pop(0)
             self.station.destroyed.add(f"{self.top.name}/{oldest}")
             self._program("rm", "-rf", self.top / oldest)
 
-    def _source(self) -> str:
+    def _source(self, life: int) -> str:
         """A tree that is whole, here."""
-        return f"{self.top / self._trees[-1]}/." if self._trees else f"{self._archive.with_name('seed')}/."
+        for name, made in self._trees[-1:]:
+            if made == life:
+                return f"{self.top / name}/."
+        return f"{self._archive.with_name('seed')}/."
 
     def unpack(self, life: int) -> None:
         self._new_tree(life, lambda new: self._program("tar", "-C", new, "-xf", self._archive))
 
     def copy(self, life: int) -> None:
-        self._new_tree(life, lambda new: self._program("cp", "-a", self._source(), new))
+        self._new_tree(life, lambda new: self._program("cp", "-a", self._source(life), new))
 
     def synchronise(self, life: int) -> None:
-        self._new_tree(life, lambda new: self._program("rsync", "-aH", self._source(), f"{new}/"))
+        self._new_tree(life, lambda new: self._program("rsync", "-aH", self._source(life), f"{new}/"))
 
     def append_by_shell(self, life: int) -> None:
         tokens = [f"{self.station.name}.shell{self._number}.{turn}" for turn in range(5)]
