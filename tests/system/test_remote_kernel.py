@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.mounted import until
+from tests.system.mounted import ONCE, until
 from tests.system.replicas import Machines, Replica
 
 pytestmark = pytest.mark.needs("fuse")
@@ -77,3 +77,30 @@ def test_a_name_that_another_machine_has_just_made_is_opened_as_what_it_is(
     assert (ours / "cut").read_text() == "y\n"
     with pytest.raises(FileExistsError):
         os.open(ours / "taken", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+
+
+@ONCE  # through pyfuse3, which does not say how a file was opened, the end that counts is the kernel's
+def test_what_is_appended_after_another_machine_has_cut_the_file_begins_where_that_ends(
+    pair: tuple[Replica, Replica], quiet: Path
+) -> None:
+    """As when logs are rotated by copying and cutting them."""
+    a, b = pair
+    (a / "log").write_bytes(b"old\n" * 3000)
+    until((b / "log").exists, "the file")
+    with (b / "log").open("a+b", buffering=0) as log:
+        log.write(b"last\n")
+        assert (b / "log").read_bytes() == b"old\n" * 3000 + b"last\n"  # b's kernel has all of it in its cache
+        behind(b, a)
+        quiet.touch()
+        os.truncate(a / "log", 0)
+        behind(a, b)
+        for line in (b"new\n", b"newer\n" * 1000):
+            assert log.write(line) == len(line)
+        assert (b / "log").read_bytes() == b"new\n" + b"newer\n" * 1000
+        behind(b, a)
+        assert (a / "log").read_bytes() == b"new\n" + b"newer\n" * 1000
+        os.truncate(a / "log", 4)
+        behind(a, b)
+        log.write(b"more\n")
+        until(lambda: os.pread(log.fileno(), 100, 0) == b"new\nmore\n", "what was appended, where it is")
+        assert (b / "log").read_bytes() == b"new\nmore\n"

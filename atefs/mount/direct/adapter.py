@@ -36,14 +36,14 @@ class DirectAdapter:
     def attach(self, mountpoint: Path, options: frozenset[str]) -> None:
         acl = "noacl" not in options
         in_kernel = acl and "default_permissions" in options  # with lists, the kernel sets that in any case
-        self.prepare(acl=acl, acl_in_kernel=in_kernel)
+        self.prepare(acl=acl, acl_in_kernel=in_kernel, shared="shared" in options)
         self._session.attach(
             connect(mountpoint, options - {"noacl", "shared"}),
             (Init.POSIX_ACL if in_kernel else Init(0)) | (_LOCKS if self._locks is not None else Init(0)),
             Init.WRITEBACK_CACHE if "shared" in options else Init(0),
         )
 
-    def prepare(self, *, acl: bool, acl_in_kernel: bool) -> None:
+    def prepare(self, *, acl: bool, acl_in_kernel: bool, shared: bool = False) -> None:
         """Let the session know its handlers; as `Services` has it."""
         services = Services(
             self._vault,
@@ -52,6 +52,8 @@ class DirectAdapter:
             StatHints(),
             self._session.stale,
             self._session.outdated,
+            self._session.untold,
+            shared,
             acl,
             acl_in_kernel,
         )

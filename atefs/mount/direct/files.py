@@ -122,18 +122,24 @@ class Files:
         _, offset, size, how, _, flags, _ = WRITE_IN.unpack_from(data, BODY)
         if len(data) != _WRITE_BODY + size:
             raise ValueError("what is to be written is cut short")
-        if flags & os.O_APPEND and not how & WRITE_CACHE:
-            # Others may have appended meanwhile, of which the kernel, that has chosen the offset, was not told yet. It
-            # may know of more, too: direct I/O passes by what it holds of cached writes.
-            end = self._vault.getattr(request.node).size
-            if end > offset:
-                offset = end
-                self._services.outdated(request.node)  # it keeps what is written where it thinks that it went
+        place = self._end(request.node, offset) if flags & os.O_APPEND and not how & WRITE_CACHE else offset
         caller = UNPRIVILEGED if how & WRITE_KILL_SUIDGID else None
         content = data[_WRITE_BODY:] if size <= INLINE_MAX else memoryview(data)[_WRITE_BODY:]
-        self._vault.write(request.node, offset, content, caller)
+        self._vault.write(request.node, place, content, caller)
+        if place != offset:
+            self._services.outdated(request.node)  # the kernel keeps what is written where it thinks that it went
         self._touch()
         return WRITE_OUT.pack(size, 0)
+
+    def _end(self, ino: int, offset: int) -> int:
+        """Where what is appended goes. offset: where the kernel thinks that the file ends.
+
+        Others may have appended or cut meanwhile, of which the kernel was not told yet. What it writes itself, it hands
+        over at once where others change the vault, too; elsewhere, it may know of more: direct I/O passes by what it
+        holds of cached writes.
+        """
+        end = self._vault.getattr(ino).size
+        return end if self._services.shared else max(end, offset)
 
     def flush(self, request: Request) -> bytes:
         """At each close. A commit that failed is reported to whoever wrote: this is the last chance to."""

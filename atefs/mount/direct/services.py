@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import NamedTuple
 
 from atefs.mount.committer import Committer
@@ -18,9 +18,11 @@ UNPRIVILEGED = Caller(uid=65_534)
 
 
 class Services(NamedTuple):
-    """One mount's. stale: tells the kernel that the attributes of an inode are out of date. outdated: and its content.
+    """One mount's. stale: tells the kernel that the attributes of an inode are out of date. outdated: and its content,
+    soon; until then the inode is among `untold`.
 
-    acl: access control lists are kept. acl_in_kernel: and the kernel goes by them.
+    shared: others change the vault, too, and the kernel hands over at once what is written. acl: access control lists
+    are kept. acl_in_kernel: and the kernel goes by them.
     """
 
     vault: Vault
@@ -29,6 +31,8 @@ class Services(NamedTuple):
     hints: StatHints
     stale: Callable[[int], None]
     outdated: Callable[[int], None]
+    untold: Container[int]
+    shared: bool
     acl: bool
     acl_in_kernel: bool
 
@@ -42,9 +46,10 @@ class Services(NamedTuple):
     def caching(self, ino: int) -> int:
         """For the answer to whoever opens it: may the kernel keep its content?
 
-        Not if others have changed it and the kernel was not told yet: who opens a file sees all that was here before.
+        Not if it goes by something else than what is here and was not told yet: who opens a file sees all that was here
+        before.
         """
-        if ino not in self.vault.outdated:
+        if ino not in self.vault.outdated and ino not in self.untold:
             return FOPEN_KEEP_CACHE
         self.stale(ino)
         return 0

@@ -16,7 +16,6 @@ from time import perf_counter
 
 import trio
 
-from atedb import threads
 from atedb.errors import Absent, NotResident
 from atefs.mount import errnos
 from atefs.mount.direct.negotiation import MAX_WRITE, NOTHING, KernelTooOldError, negotiate
@@ -61,6 +60,8 @@ class Session(Waiting):
         self._fd = -1
         self._wanted = self._unwanted = NOTHING
         self._slow: dict[int, trio.CancelScope] = {}
+        self.untold: dict[int, bool] = {}
+        """Inodes whose content the kernel is being told to forget; True: and once more after that."""
         self._endless = 0
         self._less = trio.Event()
         self._scope = trio.CancelScope()
@@ -147,8 +148,17 @@ class Session(Waiting):
         self._notify(NOTIFY_INVAL_INODE, INVAL_INODE.pack(ino, 0, 0))
 
     def outdated(self, ino: int) -> None:
-        """As `changed`, soon, and without waiting: for whoever answers requests."""
-        self._nursery.start_soon(partial(threads.run, self.changed, ino, abandon=True))
+        """As `changed`, soon, and without waiting: for whoever answers requests. Until then, it is in `untold`."""
+        under_way = ino in self.untold
+        self.untold[ino] = True
+        if not under_way:
+            self._nursery.start_soon(self._tell, ino)
+
+    async def _tell(self, ino: int) -> None:
+        while self.untold[ino]:
+            self.untold[ino] = False  # what changes from here on, the kernel has to be told once more
+            await self.in_thread(partial(self.changed, ino), abandon=True)
+        del self.untold[ino]
 
     def renamed(self, folder: int, name: bytes) -> None:
         """Tell the kernel that what it knows of a name, that there is none included, is out of date.

@@ -62,14 +62,16 @@ class FakeCommitter:
 class Kernel:
     """Sends requests and reads answers, in whatever order they come."""
 
-    def __init__(self, vault: Vault | None = None, locks: SharedLocks | None = None) -> None:
+    def __init__(
+        self, vault: Vault | None = None, locks: SharedLocks | None = None, *, shared: bool = False
+    ) -> None:  # fmt: skip
         self.vault = vault or Vault.make(MemoryChain())
         self.committer = FakeCommitter()
         self.session = Session()
         self.adapter = DirectAdapter(self.vault, cast(Any, self.committer), self.session)
         if locks is not None:
             self.adapter.share_locks(locks)
-        self.adapter.prepare(acl=True, acl_in_kernel=True)
+        self.adapter.prepare(acl=True, acl_in_kernel=True, shared=shared)
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.setblocking(False)
         self._theirs = theirs.detach()

@@ -23,6 +23,7 @@ from atefs.mount.direct.protocol import (
     OPEN_OUT,
     RENAME2_IN,
     RENAME_IN,
+    WRITE_IN,
     Opcode,
 )
 from atefs.mount.direct.session import FETCHES_MAX, Session
@@ -151,6 +152,42 @@ def test_whoever_opens_what_the_kernel_was_not_told_of_yet_sees_it_all_the_same(
             await notice(kernel)
             vault.told(stale, Stale(set(), set(), set()))
             assert await opened(kernel, opcode, number) & FOPEN_KEEP_CACHE
+
+    trio.run(main)
+
+
+def test_whoever_opens_what_was_appended_elsewhere_than_the_kernel_thinks_sees_it_where_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        vault = Vault.make(MemoryChain())
+        ino = vault.mknod(ROOT, b"file", stat.S_IFREG | 0o644, 0, Caller()).ino
+        vault.write(ino, 0, b"0123456789")
+        vault.remember(ino)
+        kernel = Kernel(vault, shared=True)
+        told: list[int] = []
+        may_tell = threading.Semaphore(0)
+
+        def changed(number: int) -> None:
+            may_tell.acquire()
+            told.append(number)
+
+        monkeypatch.setattr(kernel.session, "changed", changed)
+        async with kernel.served():
+            assert await opened(kernel, Opcode.OPEN, ino) & FOPEN_KEEP_CACHE
+            for _ in range(3):
+                await kernel.get(Opcode.WRITE, ino, WRITE_IN.pack(0, 50, 3, 0, 0, os.O_APPEND, 0) + b"abc")
+            assert vault.read(ino, 0, 100) == b"0123456789abcabcabc"
+            for count in (0, 1):  # the second notice is for what was appended since the first one had begun
+                assert len(told) == count
+                assert not await opened(kernel, Opcode.OPEN, ino) & FOPEN_KEEP_CACHE
+                assert INVAL_INODE.unpack((await notice(kernel)).payload) == (ino, -1, 0)
+                may_tell.release()
+                with trio.fail_after(10):
+                    while len(told) == count or (count and kernel.session.untold):
+                        await trio.sleep(0)
+            assert told == [ino, ino]
+            assert await opened(kernel, Opcode.OPEN, ino) & FOPEN_KEEP_CACHE
 
     trio.run(main)
 
