@@ -90,7 +90,9 @@ class Programs:
             timeout=120, check=False, env={**os.environ, **_GIT},
         )  # fmt: skip
         if done.returncode:
-            raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
+            error = subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
+            error.add_note(done.stderr[-500:])
+            raise error
         return done.stdout.strip()
 
     def _new_tree(self, life: int, make: Callable[[Path], object]) -> None:
