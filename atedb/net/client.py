@@ -27,6 +27,7 @@ from atedb.net.messages import (
     BodiesAre,
     DocumentIs,
     Done,
+    EndLeases,
     GetBodies,
     GetDocument,
     GetStats,
@@ -161,6 +162,10 @@ class ServerConnection:
     async def release_lease(self, name: str, owner: bytes, start: int, end: int) -> None:
         """End what an owner has of bytes `start` to `end`. Nothing happens if it has nothing there."""
         await self._requests.ask(Done, lambda number: ReleaseLease(number, name, owner, start, end))
+
+    async def end_leases(self, owner: bytes) -> None:
+        """End what owners whose bytes begin with `owner` (1 to 64) have, and wait for, over other connections."""
+        await self._requests.ask(Done, lambda number: EndLeases(number, owner))
 
     async def stats(self) -> StatsAre:
         """What the node knows of the chain, in numbers."""

@@ -183,6 +183,12 @@ class Prove(Message, frozen=True, tag=15):
     signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
 
 
+class EndLeases(Message, frozen=True, tag=16):
+    """End what owners whose bytes begin with `owner` have, and wait for, over other connections than this one."""
+
+    owner: Owner
+
+
 # What a node says.
 
 
@@ -316,7 +322,7 @@ class Own(Message, frozen=True, tag=45):
 
 Request = (
     Authenticate | Open | GetDocument | PutDocument | Follow | Grant | Unfollow | Append | GetBodies | TakeLease
-    | RenewLease | ReleaseLease | GetStats | Ping | Prove
+    | RenewLease | ReleaseLease | GetStats | Ping | Prove | EndLeases
 )  # fmt: skip
 Answer = (
     Welcome | Failed | Opened | DocumentIs | Batches | Appended | BodiesAre | LeaseIs | StatsAre | Done | Pong

@@ -26,6 +26,7 @@ from atedb.net.messages import (
     BodiesAre,
     DocumentIs,
     Done,
+    EndLeases,
     Failed,
     Follow,
     GetBodies,
@@ -195,6 +196,10 @@ class Serving:
             case ReleaseLease():
                 self._require_writing()
                 await chain.release_lease(self, request.name, request.owner, request.start, request.end)
+                return Done(number, 0)
+            case EndLeases(owner=owner):
+                self._require_writing()
+                await chain.end_leases(self, owner)
                 return Done(number, 0)
             case GetStats():
                 return self._stats(number)

@@ -426,6 +426,10 @@ class ChainHost:
         """See `Leases.release`."""
         await self._leases.release(client, name, owner, start, end)
 
+    async def end_leases(self, client: object, owner: bytes) -> None:
+        """See `Leases.end`."""
+        self._leases.end(client, owner)
+
     def leave(self, client: object) -> None:
         """A client's connection has ended: nobody waits for it any more. See also `Leases.leave`."""
         self._patience.forget(client)

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, TypeVar, cast
 
 import msgspec
@@ -77,7 +78,10 @@ class _Record:
 
 
 class _Queued:
-    """Somebody who waits. done: it is given; or, without a lease, its owner has come back over another connection."""
+    """Somebody who waits. done: it is given; or, without a lease, its owner waits no longer over this connection.
+
+    waiter: none before the time is up for which a restarted server gives nothing.
+    """
 
     def __init__(self, session: _Session) -> None:
         self.session = session
@@ -135,8 +139,7 @@ class Leases:
                 raise _anybody()
             told(_anybody())
             told = _nobody
-            await trio.sleep_until(self._grace)
-            await self._note(claim.seconds)
+            await self._outlast_grace(claim, session)
         lock = Lock(claim.start, claim.end, claim.exclusive)
         self._make_way(claim, lock)
         if told is None:
@@ -173,6 +176,17 @@ class Leases:
         if record is not None and record.session is self._sessions.get(client):
             self._locks.unlock(name, owner, start, end)
             self._tidy_record(name, owner)
+
+    def end(self, client: object, beginning: bytes) -> None:
+        """End what owners whose bytes begin so have, and wait for, over other connections than this one."""
+        mine = self._sessions.get(client)
+        for (_, owner), waiting in self._queued.items():
+            for queued in waiting:
+                if owner.startswith(beginning) and queued.session is not mine:
+                    self._withdraw(queued)
+        for (name, owner), record in list(self._records.items()):
+            if owner.startswith(beginning) and record.session is not mine:
+                self._end(name, owner)
 
     def leave(self, client: object) -> None:
         """A connection has ended: what it has waits for its owners."""
@@ -249,6 +263,12 @@ class Leases:
             return True
         raise FencedError(f"what was had with token {claim.token} has ended")
 
+    async def _outlast_grace(self, claim: Claim, session: _Session) -> None:
+        with self._queue(claim, _Queued(session)) as queued, trio.move_on_at(self._grace):
+            await queued.done.wait()
+            raise _withdrawn()
+        await self._note(claim.seconds)
+
     async def _wait(
         self, claim: Claim, lock: Lock, session: _Session, told: Callable[[HeldError], None]
     ) -> Lease:  # fmt: skip
@@ -264,31 +284,42 @@ class Leases:
             return self._given(claim, session, again=False)
         assert conflict is not None
         told(HeldError(conflict.start, conflict.end, conflict.exclusive))
-        waiting = self._queued.setdefault((claim.name, claim.owner), [])
-        waiting.append(queued)
-        try:
+        with self._queue(claim, queued):
             while not queued.done.is_set():
                 others = self._in_the_way(claim.name, claim.owner, lock)
                 with trio.move_on_at(min((self._records[key].session.ends for key in others), default=math.inf)):
                     await queued.done.wait()
                 if not queued.done.is_set():
                     self._make_way(claim, lock)
+        if queued.lease is None:
+            raise _withdrawn()
+        return queued.lease
+
+    @contextmanager
+    def _queue(self, claim: Claim, queued: _Queued) -> Iterator[_Queued]:
+        """Inside, it is known that somebody waits."""
+        waiting = self._queued.setdefault((claim.name, claim.owner), [])
+        waiting.append(queued)
+        try:
+            yield queued
         finally:
-            self._locks.cancel(queued.waiter)  # changes nothing if it was given
+            if queued.waiter is not None:
+                self._locks.cancel(queued.waiter)  # changes nothing if it was given
             waiting.remove(queued)
             if not waiting:
                 self._queued.pop((claim.name, claim.owner), None)
-        if queued.lease is None:
-            raise FencedError("the same owner has come back over another connection")
-        return queued.lease
 
     def _withdraw_others(self, claim: Claim, session: _Session) -> None:
         """What an owner waits for over a connection that it has left must not be given to it any more."""
         for queued in self._queued.get((claim.name, claim.owner), ()):
-            if queued.session is not session and queued.lease is None:
-                assert queued.waiter is not None
+            if queued.session is not session:
+                self._withdraw(queued)
+
+    def _withdraw(self, queued: _Queued) -> None:
+        if queued.lease is None:
+            if queued.waiter is not None:
                 self._locks.cancel(queued.waiter)
-                queued.done.set()
+            queued.done.set()
 
     def _in_the_way(self, name: str, owner: bytes, lock: Lock) -> list[tuple[str, bytes]]:
         return [(name, cast("bytes", other)) for other in self._locks.in_the_way(name, owner, lock)]
@@ -337,6 +368,10 @@ class Leases:
 def _anybody() -> HeldError:
     """After a restart: what is in the way is not known yet."""
     return HeldError(0, LAST, exclusive=True)
+
+
+def _withdrawn() -> FencedError:
+    return FencedError("what was waited for is given to nobody any more: its owner is elsewhere, or has ended")
 
 
 def _nobody(_: HeldError) -> None:

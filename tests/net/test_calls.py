@@ -51,6 +51,8 @@ def test_every_call_is_carried_out_and_answered() -> None:
             await connection.test_lease(claim("compaction"))
             await connection.renew_leases(20.0)
             await connection.release_lease("compaction", b"me", 0, LAST)
+            await connection.end_leases(b"m")
+            assert node.chains[PATH].ended == [b"m"]
             stats = await connection.stats()
             assert (stats.sequence, stats.stored, stats.used, stats.quota) == (2, 6, 12345, 1 << 30)
             assert await connection.ping() < 1
@@ -248,13 +250,14 @@ def test_who_may_only_read_changes_nothing() -> None:
                 connection.take_lease(claim("a"), wait=True),
                 connection.renew_leases(1.0),
                 connection.release_lease("a", b"me", 0, LAST),
+                connection.end_leases(b"m"),
             ):
                 with pytest.raises(RefusedError):
                     await refused
         async with connected(node, opened=False) as connection:
             with pytest.raises(RefusedError):
                 await connection.open("/you@example.com/new", create=FILES)
-        assert chain.frames == [b"one"]
+        assert (chain.frames, chain.ended) == ([b"one"], [])
 
     run(main)
 

@@ -22,6 +22,7 @@ from atedb.net.messages import (
     BodiesAre,
     DocumentIs,
     Done,
+    EndLeases,
     Failed,
     Follow,
     GetBodies,
@@ -70,6 +71,7 @@ REQUESTS: list[Message] = [
     GetStats(9),
     Ping(10),
     Prove(11, HASH, b"s" * 64),
+    EndLeases(12, b"m" * 64),
 ]
 ANSWERS: list[Message] = [
     Welcome(1, -5),
@@ -143,6 +145,9 @@ def test_what_is_small_fits_into_one_record() -> None:
         [10, 1, "a", b"me", float("nan")],
         [10, 1, "a", b"me", float("inf")],
         [10, 1, "a", b"me", 3601.0],
+        [16, 1, b""],
+        [16, 1, b"m" * 65],
+        [16, 1, "me"],
         [14, 0],
         [14, 1 << 32],
         [14, -1],

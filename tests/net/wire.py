@@ -93,7 +93,8 @@ class ListStats(NamedTuple):
 class ListChain:
     """A chain of any bytes. hold: appends wait for it. fail: what an append raises. order: appends as they came.
 
-    held: leases that somebody else has, with what tells of their end. left: clients that have gone.
+    held: leases that somebody else has, with what tells of their end. ended: whose leases were. left: clients that have
+    gone.
     """
 
     frames: list[bytes] = field(default_factory=list)
@@ -106,6 +107,7 @@ class ListChain:
     documents: dict[str, tuple[bytes, int]] = field(default_factory=dict)
     tokens: int = 0
     held: dict[str, trio.Event] = field(default_factory=dict)
+    ended: list[bytes] = field(default_factory=list)
     left: int = 0
     body: bytes = b"body"
 
@@ -191,6 +193,10 @@ class ListChain:
     async def release_lease(self, client: object, name: str, owner: bytes, start: int, end: int) -> None:
         await trio.lowlevel.checkpoint()
         self.held.pop(name, trio.Event()).set()
+
+    async def end_leases(self, client: object, owner: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        self.ended.append(owner)
 
     def leave(self, client: object) -> None:
         self.left += 1

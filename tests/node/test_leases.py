@@ -344,3 +344,70 @@ def test_what_an_owner_waits_for_over_a_connection_that_it_has_left_is_not_given
         assert not await is_held(host, C, claim(b"c", start=1, end=1))
 
     run(tmp_path, body)
+
+
+def test_what_owners_have_whose_bytes_begin_alike_ends_at_once_over_all_other_connections(tmp_path: Path) -> None:
+    async def body(host: ChainHost) -> None:
+        first = await host.take_lease(A, claim(b"one 1"))
+        await host.take_lease(A, claim(b"one 2", "another"))
+        await host.take_lease(A, claim(b"two 1", "third"))
+        await host.take_lease(C, claim(b"one 3", "fourth"))
+        await host.end_leases(C, b"one")
+        assert not await is_held(host, B, claim(b"b"))
+        assert not await is_held(host, B, claim(b"b", "another"))
+        assert await is_held(host, B, claim(b"b", "third"))
+        assert await is_held(host, B, claim(b"b", "fourth"))
+        with pytest.raises(FencedError):
+            await host.renew_leases(A, 10)
+        with pytest.raises(FencedError):
+            await host.take_lease(A, claim(b"one 1", token=first.token))
+
+    run(tmp_path, body)
+
+
+def test_what_owners_wait_for_whose_bytes_begin_alike_is_given_to_the_next(tmp_path: Path) -> None:
+    async def body(host: ChainHost) -> None:
+        order: list[bytes] = []
+
+        async def wait(client: str, owner: bytes) -> None:
+            await host.take_lease(client, claim(owner), lambda _: None)
+            order.append(owner)
+
+        async def in_vain(client: str, owner: bytes) -> None:
+            with pytest.raises(FencedError):
+                await wait(client, owner)
+
+        await host.take_lease(A, claim(b"one 1"))
+        async with trio.open_nursery() as nursery:
+            for waiter, client, owner in (
+                (in_vain, B, b"one 2"), (wait, B, b"two 1"), (in_vain, B, b"one 3"), (wait, C, b"one 4"),
+            ):  # fmt: skip
+                nursery.start_soon(waiter, client, owner)
+                await trio.testing.wait_all_tasks_blocked()
+            await host.end_leases(C, b"one ")
+            await trio.testing.wait_all_tasks_blocked()
+            assert order == [b"two 1"]
+            await host.release_lease(B, "lock", b"two 1", 0, LAST)
+        assert order == [b"two 1", b"one 4"]
+
+    run(tmp_path, body)
+
+
+def test_whoever_waits_until_a_restarted_server_gives_something_waits_no_longer_when_that_ends(tmp_path: Path) -> None:
+    async def before(host: ChainHost) -> None:
+        await host.take_lease(A, claim(b"a"))
+
+    async def after(host: ChainHost) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def in_vain() -> None:
+                with pytest.raises(FencedError):
+                    await host.take_lease(A, claim(b"one 1"), lambda _: None)
+
+            nursery.start_soon(in_vain)
+            await trio.sleep(1)
+            await host.end_leases(C, b"one")
+        await trio.sleep(11)
+        assert not await is_held(host, B, claim(b"b"))
+
+    run(tmp_path, before, after)
