@@ -111,12 +111,12 @@ class PyfuseAdapter(pyfuse3.Operations):
         return False  # pyfuse3 has no requests about locks
 
     def outdate(self, attributes: Iterable[int], pages: Iterable[int], entries: Iterable[tuple[int, bytes]]) -> None:
+        for ino, attr_only in (*((ino, True) for ino in attributes), *((ino, False) for ino in pages)):
+            with contextlib.suppress(FileNotFoundError):
+                pyfuse3.invalidate_inode(ino, attr_only)
         for folder, name in entries:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 pyfuse3.invalidate_entry(folder, name)
-        for ino, attr_only in (*((ino, False) for ino in pages), *((ino, True) for ino in attributes)):
-            with contextlib.suppress(FileNotFoundError):
-                pyfuse3.invalidate_inode(ino, attr_only)
 
     @property
     def requests(self) -> int:

@@ -294,6 +294,28 @@ def test_a_file_that_was_made_since_the_kernel_looked_is_not_taken_for_a_new_one
     assert (scene.vault.remembered, scene.committer.writers) == (0, 0)
 
 
+def told(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> list[tuple[Any, ...]]:
+    """Collects what the kernel is told; error: what each notice raises."""
+    notices: list[tuple[Any, ...]] = []
+
+    def notice(*what: Any) -> None:
+        notices.append(what)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(pyfuse3, "invalidate_inode", notice)
+    monkeypatch.setattr(pyfuse3, "invalidate_entry", notice)
+    return notices
+
+
+def test_the_kernel_is_told_of_attributes_and_content_before_names_for_which_it_may_wait_long(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notices = told(monkeypatch)
+    scene.adapter.outdate([5], [6], [(7, b"name")])
+    assert notices == [(5, True), (6, False), (7, b"name")]
+
+
 def test_every_request_of_pyfuse3_that_a_filesystem_needs_has_a_handler() -> None:
     """The negative twin of what the adapter's text lists as refused: nothing is left out by accident."""
     left_to_the_library = {"stacktrace", "poll"}

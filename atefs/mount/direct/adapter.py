@@ -78,12 +78,12 @@ class DirectAdapter:
         self._session.detach()
 
     def outdate(self, attributes: Iterable[int], pages: Iterable[int], entries: Iterable[tuple[int, bytes]]) -> None:
-        for folder, name in entries:
-            self._session.renamed(folder, name)
-        for ino in pages:
-            self._session.changed(ino)
         for ino in attributes:
             self._session.stale(ino)
+        for ino in pages:
+            self._session.changed(ino)
+        for folder, name in entries:
+            self._session.renamed(folder, name)
 
     @property
     def requests(self) -> int:

@@ -109,18 +109,20 @@ def test_content_of_a_server_is_always_fetched_by_a_thread_however_often(monkeyp
     trio.run(main)
 
 
-def test_the_kernel_is_told_of_attributes_content_and_names() -> None:
+def test_the_kernel_is_told_of_attributes_and_content_before_names_for_which_it_may_wait_long() -> None:
+    """Somebody in fsync of a folder has its lock, for as long as the server lets them wait."""
+
     async def main() -> None:
         async with Kernel().served() as kernel:
             kernel.adapter.outdate([5], [6], [(7, b"name")])
             told = await notice(kernel)
-            assert -told.error == NOTIFY_INVAL_ENTRY
-            folder, length, _ = INVAL_ENTRY.unpack_from(told.payload)
-            assert (folder, length, told.payload[INVAL_ENTRY.size :]) == (7, 4, b"name\0")
+            assert (-told.error, INVAL_INODE.unpack(told.payload)) == (NOTIFY_INVAL_INODE, (5, -1, 0))
             told = await notice(kernel)
             assert (-told.error, INVAL_INODE.unpack(told.payload)) == (NOTIFY_INVAL_INODE, (6, 0, 0))
             told = await notice(kernel)
-            assert INVAL_INODE.unpack(told.payload) == (5, -1, 0)
+            assert -told.error == NOTIFY_INVAL_ENTRY
+            folder, length, _ = INVAL_ENTRY.unpack_from(told.payload)
+            assert (folder, length, told.payload[INVAL_ENTRY.size :]) == (7, 4, b"name\0")
 
     trio.run(main)
 
