@@ -107,6 +107,7 @@ class _Merge:
         self._records: list[Change] = []
         self._conflicts: list[Conflict] = []
         self._plan: Plan
+        self._held: dict[Slot, int] = {}
 
     def run(self) -> list[Conflict]:
         for change in self._rebase.theirs_changes():
@@ -119,8 +120,16 @@ class _Merge:
             self._merge_inode(ino)
         self._bring_back()
         self._take_names()
+        self._see_what_is_the_same()
         self._finish()
         return self._conflicts
+
+    def _see_what_is_the_same(self) -> None:
+        """Of what I have changed and they have not, the kernel has it right already."""
+        lookup = self._stage.directories.lookup
+        self._touched.same_names |= {slot for slot, ino in self._held.items() if lookup(*slot) >> 4 == ino}
+        mine = self._my.inodes - self._their.inodes
+        self._touched.same_content |= {ino for ino in mine if not self._is_dir(ino)}
 
     def _hear(self, change: Changed, events: _Events) -> None:
         if change.lane == Lane.META:
@@ -154,6 +163,7 @@ class _Merge:
         self._my.inodes = {renumbered.get(ino, ino) for ino in self._my.inodes}
         my = Delta(base, mine, self._my.slots, renumbered)
         their = Delta(base, theirs, self._their.slots, {})
+        self._held = my.held
         self._my.inodes |= my.added.keys() | my.removed.keys()
         self._plan = Plan(
             theirs, my, their, is_dir=self._is_dir, missed=self._missed, kept=lambda ino: self._from(ino) is not None
@@ -210,13 +220,26 @@ class _Merge:
         ):  # fmt: skip
             changed = False
             if mine.nlink and not self._same_content(mine, theirs):
-                number = self._stage.numbers.allocate()
-                self._beside[mine.ino] = number
-                self._make(number, mine, again=False)
+                self._put_beside(before, mine, theirs, target)
         merge_fields(before, mine, target, self._stage)
         if changed:
             blocks = changed_blocks(self._base, before, self._mine, mine, keys)
             bring_content(self._mine, mine, self._stage, target, blocks)
+
+    def _put_beside(self, before: Inode, mine: Inode, theirs: Inode, target: Inode) -> None:
+        """My version of a file becomes one of its own: what theirs has, shared, and the blocks that differ."""
+        number = self._stage.numbers.allocate()
+        self._beside[mine.ino] = number
+        made = make_like(self._stage, number, self._mine, mine, again=False)
+        blocks: set[int] | None = None
+        if not mine.inline and not theirs.inline:
+            my = changed_blocks(self._base, before, self._mine, mine, self._rebase.mine_keys)
+            their = changed_blocks(self._base, before, self._theirs, theirs, self._rebase.theirs_keys)
+            blocks = my | their if my is not None and their is not None else None
+        if blocks is not None:
+            self._stage.copy(target, made)
+        bring_content(self._mine, mine, self._stage, made, blocks)
+        self._stage.flush_when_full()
 
     def _same_content(self, mine: Inode, theirs: Inode) -> bool:
         """Have both come to the same? Asked of what is at hand only."""

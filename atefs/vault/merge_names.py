@@ -18,14 +18,19 @@ _NONE: frozenset[Slot] = frozenset()
 
 
 class Delta:
-    """What one side has changed about names since base. removed, added: the places, by inode number."""
+    """What one side has changed about names since base. removed, added: the places, by inode number.
+
+    held: what it has in each of the places, numbered as there; 0: nothing.
+    """
 
     def __init__(self, base: Side, side: Side, slots: Iterable[Slot], renumbered: dict[int, int]) -> None:
         """renumbered: inodes that get other numbers than they have in `side`."""
         self.removed: dict[int, set[Slot]] = {}
         self.added: dict[int, set[Slot]] = {}
+        self.held: dict[Slot, int] = {}
         for parent, name in slots:
             old, new = base.entry(parent, name), side.entry(parent, name)
+            self.held[parent, name] = new.ino if new is not None else 0
             before = old.ino if old is not None and parent not in renumbered else 0
             after = renumbered.get(new.ino, new.ino) if new is not None else 0
             if before == after:

@@ -18,6 +18,9 @@ class Touched:
 
     inodes: by number; contents: the numbers that name their blocks. keys: of objects that have ended without saying
     which they were. entries: places, (parent, name). superblock, numbers: whether those have changed.
+
+    What a merge has written anew without a change for whoever looks from here: same_names, of `entries`, stand for what
+    they stood for, and same_content, of `inodes`, have the bytes that they had.
     """
 
     def __init__(self) -> None:
@@ -25,6 +28,8 @@ class Touched:
         self.contents: set[int] = set()
         self.keys: set[bytes] = set()
         self.entries: set[tuple[int, bytes]] = set()
+        self.same_names: set[tuple[int, bytes]] = set()
+        self.same_content: set[int] = set()
         self.superblock = False
         self.numbers = False
 
@@ -77,7 +82,7 @@ class Refresh:
         inodes = touched.inodes | self._inodes.numbers_of(touched.keys) | self._directories.cached(touched.entries)
         named = self._inodes.no_longer_nameless(inodes)
         contents = touched.contents | self._inodes.contents_of(inodes)
-        pages = {ino for ino in inodes if self._inodes.has_pages(ino)}
+        pages = {ino for ino in inodes - touched.same_content if self._inodes.has_pages(ino)}
         self._inodes.forget(inodes, named)
         self._directories.forget(touched.entries)
         self._maps.forget(contents)
@@ -85,5 +90,6 @@ class Refresh:
         self._reaper.look_again()
         known = self._inodes.references
         inodes = {ino for ino in inodes if ino in known or ino == ROOT_INO}
-        entries = {(parent, name) for parent, name in touched.entries if parent in known or parent == ROOT_INO}
+        changed = touched.entries - touched.same_names
+        entries = {(parent, name) for parent, name in changed if parent in known or parent == ROOT_INO}
         return Stale(inodes - pages, inodes & pages, entries)

@@ -7,13 +7,15 @@ import stat
 
 import pytest
 
+from atedb.chain.event import Lane
 from atefs.errors import NotFoundError
+from atefs.vault.codec import block_key
 from atefs.vault.inode import Attributes
 from atefs.vault.limits import BLOCK, ROOT_INO
 from atefs.vault.rename import EXCHANGE
 from atefs.vault.vault import Vault
 from tests.vault.conftest import ME
-from tests.vault.replicas import Replica, Server, contents, survey, tree
+from tests.vault.replicas import Replica, Server, State, contents, survey, tree
 
 
 class Pair:
@@ -103,6 +105,42 @@ def test_of_one_file_written_twice_both_are_kept(pair: Pair, size: int) -> None:
     ((name, data),) = kept.items()
     assert (name.startswith(b"/f.conflict-two-"), data) == (True, b"B" * size)
     assert conflicts(pair) == [b"f"]
+
+
+@pytest.mark.parametrize("blocks", [40, 3000])
+def test_a_large_file_changed_twice_is_kept_twice_for_the_price_of_what_was_changed(
+    pair: Pair, blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All the rest is shared: neither loaded, which may mean to fetch it, nor written again."""
+    data = os.urandom(blocks * BLOCK)
+    file = put(pair.a, b"big", data)
+    pair.one.sync()
+    pair.two.sync()
+    pair.a.write(file, 5, b"of one")
+    pair.a.write(file, len(data), b"end of one")
+    pair.b.write(file, 2 * BLOCK, b"of two")
+    pair.b.setattr(file, Attributes(size=len(data) - BLOCK))
+    loaded: list[bytes] = []
+    real = State.load
+
+    def load(state: State, key: bytes) -> bytes | None:
+        loaded.append(key)
+        return real(state, key)
+
+    monkeypatch.setattr(State, "load", load)
+    pair.one.sync()
+    loaded.clear()
+    pair.two.sync(send=False)
+    contents = {block_key(pair.b.chain, file, block, 0) for block in range(blocks)}
+    assert len(contents & set(loaded)) <= 4
+    written = sum(len(body) for batch in pair.two.pending for _, lane, _, body in batch if lane is Lane.BLOB)
+    assert written <= 4 * BLOCK
+    monkeypatch.undo()
+    kept = pair.meet()
+    assert kept.pop(b"/big") == data[:5] + b"of one" + data[11:] + b"end of one"
+    (name,) = set(kept) - {b"/f"}
+    assert name.startswith(b"/big.conflict-two-")
+    assert kept[name] == data[: 2 * BLOCK] + b"of two" + data[2 * BLOCK + 6 : -BLOCK]
 
 
 def test_a_file_written_alike_twice_is_no_conflict(pair: Pair) -> None:

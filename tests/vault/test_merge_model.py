@@ -322,7 +322,7 @@ DELETED = [(0, 0, 0, 0), (0, -1, 0, 0), (1, -1, 0, 0), (0, 4, 0, 0), (1, 8, 0, 0
 
 @pytest.mark.parametrize(
     ("part", "name", "history"),
-    [(_Merge, "_make", CONFLICT), (Plan, "_settle_deletions", DELETED)],
+    [(_Merge, "_put_beside", CONFLICT), (Plan, "_settle_deletions", DELETED)],
     ids=["conflicts", "deletions"],
 )
 def test_the_model_notices_a_merge_that_loses_something(

@@ -113,6 +113,23 @@ def test_what_the_kernel_does_not_know_it_is_not_told_of(pair: Pair) -> None:
     assert told(pair) == Stale(set(), set(), set())
 
 
+def test_what_was_done_here_and_only_moved_by_a_merge_the_kernel_goes_on_to_believe(pair: Pair) -> None:
+    """Names and pages of all that waits to be sent would be forgotten with each batch of others."""
+    small = number(pair.b, b"small")
+    pair.b.write(number(pair.b, b"big"), 5, b"changed")
+    pair.b.rename(ROOT_INO, b"small", ROOT_INO, b"moved")
+    mine, both = put(pair.b, b"mine", BIG), put(pair.b, b"both", b"of two")
+    for ino in (mine, both):
+        pair.b.remember(ino)
+    put(pair.a, b"both", b"of one")
+    pair.a.write(small, 0, b"CON")
+    stale = told(pair)
+    assert stale.pages >= {ROOT_INO, small}
+    assert not stale.pages & {mine, number(pair.b, b"big")}
+    assert {(ROOT_INO, b"both")} <= stale.entries
+    assert not stale.entries & {(ROOT_INO, b"mine"), (ROOT_INO, b"small"), (ROOT_INO, b"moved")}
+
+
 def test_without_it_old_content_would_be_shown(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Refresh, "forget", lambda *_: Stale(set(), set(), set()))
     big = number(pair.b, b"big")
