@@ -39,9 +39,9 @@ class KernelAdapter(Protocol):
     def outdate(self, attributes: Iterable[int], pages: Iterable[int], entries: Iterable[tuple[int, bytes]]) -> None:
         """Have the kernel forget attributes of inodes, those with their content, and names in folders.
 
-        In a thread, while requests are answered, and in this order: for attributes the kernel does not wait; for content
-        it waits until reads that are under way have their answers; for a name, until whoever has the folder lets go of
-        it, which may be a program in fsync that waits for a server.
+        In a thread, while requests are answered, and in this order: for attributes the kernel never waits; for content
+        until reads that are under way have their answers; for a name until whoever has the folder lets go of it, which
+        may be a program in fsync that waits for a server.
         """
 
     @property

@@ -55,6 +55,8 @@ WORKERS_IDLE, WORKERS_MAX = 4, 128
 _WRITING = os.O_WRONLY | os.O_RDWR
 _UNNOTICED = os.O_WRONLY | os.O_NOATIME
 """Flags of open that leave the access time alone."""
+_NOTHING_TO_FORGET = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.EBADF))
+"""Why a notice is of no use: the kernel does not know the inode or the name, or the mount has gone."""
 
 
 class PyfuseAdapter(pyfuse3.Operations):
@@ -111,12 +113,19 @@ class PyfuseAdapter(pyfuse3.Operations):
         return False  # pyfuse3 has no requests about locks
 
     def outdate(self, attributes: Iterable[int], pages: Iterable[int], entries: Iterable[tuple[int, bytes]]) -> None:
-        for ino, attr_only in (*((ino, True) for ino in attributes), *((ino, False) for ino in pages)):
-            with contextlib.suppress(FileNotFoundError):
-                pyfuse3.invalidate_inode(ino, attr_only)
-        for folder, name in entries:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                pyfuse3.invalidate_entry(folder, name)
+        failure: OSError | None = None
+        for tell in (
+            *(partial(pyfuse3.invalidate_inode, ino, True) for ino in attributes),
+            *(partial(pyfuse3.invalidate_inode, ino, False) for ino in pages),
+            *(partial(pyfuse3.invalidate_entry, folder, name) for folder, name in entries),
+        ):
+            try:
+                tell()
+            except OSError as error:
+                if error.errno not in _NOTHING_TO_FORGET:
+                    failure = error
+        if failure is not None:
+            log.error("the kernel did not take that something has changed: %s", failure)
 
     @property
     def requests(self) -> int:

@@ -316,6 +316,25 @@ def test_the_kernel_is_told_of_attributes_and_content_before_names_for_which_it_
     assert notices == [(5, True), (6, False), (7, b"name")]
 
 
+@pytest.mark.expect_log("the kernel did not take that something has changed: .*Cannot allocate memory")
+def test_a_notice_that_the_kernel_does_not_take_is_logged_and_the_others_are_given(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    notices = told(monkeypatch, OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
+    scene.adapter.outdate([1, 2], [3], [(4, b"name")])
+    assert len(notices) == 4
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.ENOTDIR, errno.ENODEV])
+def test_that_the_kernel_has_nothing_to_forget_is_nothing_to_complain_about(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    notices = told(monkeypatch, OSError(code, os.strerror(code)))
+    scene.adapter.outdate([1], [2], [(3, b"name")])
+    assert len(notices) == 3
+
+
 def test_every_request_of_pyfuse3_that_a_filesystem_needs_has_a_handler() -> None:
     """The negative twin of what the adapter's text lists as refused: nothing is left out by accident."""
     left_to_the_library = {"stacktrace", "poll"}
