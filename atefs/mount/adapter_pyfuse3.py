@@ -140,7 +140,7 @@ class PyfuseAdapter(pyfuse3.Operations):
             try:
                 if isinstance(error, Absent) or fetches < FETCHES_MAX:
                     fetches += not isinstance(error, Absent)
-                    await self._loop.in_thread(error.fetch)
+                    await self._loop.fetch(error)
                 else:
                     error.fetch()  # memory is so short that what was fetched is gone before it is used
                 await self._loop.opened()

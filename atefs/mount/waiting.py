@@ -19,6 +19,7 @@ from typing import TypeVar
 import trio
 
 from atedb import threads
+from atedb.errors import Absent, NotResident
 
 T = TypeVar("T")
 Poll = Callable[[float], list[tuple[int, int]]]
@@ -28,6 +29,8 @@ SPIN_MIN = 4e-6
 BLOCK_MS = 1
 YIELD = 1e-3
 """Seconds after which a reader of requests goes through trio's scheduler at the latest."""
+FETCHERS = 32
+"""Threads that wait for the server, and as many that wait for the disk. Those of commits are not among them."""
 
 
 class Waiting:
@@ -42,6 +45,7 @@ class Waiting:
         self._spin_max = spin if len(os.sched_getaffinity(0)) > 1 else 0.0
         self._spin = self._spin_max
         self._elsewhere = 0
+        self._from_server, self._from_disk = trio.CapacityLimiter(FETCHERS), trio.CapacityLimiter(FETCHERS)
         self._gate: trio.Event | None = None
         self._chores: deque[Callable[[], None]] = deque()
         self.idle: Callable[[], bool] = lambda: False
@@ -84,11 +88,21 @@ class Waiting:
         finally:
             self._elsewhere -= 1
 
-    async def in_thread(self, function: Callable[[], T], *, abandon: bool = False) -> T:
-        """Run a blocking call in a thread, while other requests are answered. abandon: leave it behind if cancelled."""
+    async def in_thread(
+        self, function: Callable[[], T], *, limiter: trio.CapacityLimiter | None = None, abandon: bool = False
+    ) -> T:  # fmt: skip
+        """Run a blocking call in a thread, while other requests are answered. limiter, abandon: see `threads.run`."""
         self.pass_on()
         with self.elsewhere():
-            return await threads.run(function, abandon=abandon)
+            return await threads.run(function, limiter=limiter, abandon=abandon)
+
+    async def fetch(self, missing: NotResident, *, abandon: bool = False) -> None:
+        """Have a thread fetch what a request needs. Raises what fetching raises.
+
+        There can be many, and what they ask may be silent for long: they have only each other to wait for.
+        """
+        limiter = self._from_server if isinstance(missing, Absent) else self._from_disk
+        await self.in_thread(missing.fetch, limiter=limiter, abandon=abandon)
 
     def _watch(self, fd: int) -> Poll:
         """To be called once: make the descriptor non-blocking, since a request may be withdrawn before it is read."""

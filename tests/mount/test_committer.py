@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -10,7 +12,7 @@ import trio
 import trio.testing
 
 from atedb.chain.heads import Head
-from atedb.errors import NoSpaceError, NotResident, StorageError
+from atedb.errors import Absent, NoSpaceError, NotResident, StorageError
 from atefs.mount import committer as module
 from atefs.mount.committer import BRAKE_BYTES, COMMIT_BYTES, EAGER, INTERVAL, Committer
 from atefs.mount.waiting import Waiting
@@ -244,6 +246,26 @@ def test_a_writer_waits_while_too_much_is_in_memory(scene: Scene) -> None:
         await scene.committer.room()
         assert not scene.committer.full
         assert scene.vault.settled_bytes == BRAKE_BYTES + 1
+
+    scene.play(play)
+
+
+def test_commits_wait_for_no_thread_however_many_requests_have_one(scene: Scene) -> None:
+    """A silent link, or a disk, may keep each of them for half a minute."""
+
+    async def play() -> None:
+        stuck = threading.Event()
+        async with trio.open_nursery() as nursery:
+            for number in range(200):
+                missing = (Absent, NotResident)[number % 2](lambda: bool(stuck.wait()))  # type: ignore[arg-type]
+                nursery.start_soon(partial(scene.loop.fetch, missing, abandon=True))
+            await trio.testing.wait_all_tasks_blocked()
+            assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+            scene.write(COMMIT_BYTES)
+            await scene.committer.sync()
+            assert scene.chain.durable == 1
+            nursery.cancel_scope.cancel()
+        stuck.set()
 
     scene.play(play)
 

@@ -40,6 +40,8 @@ BUFFER = MAX_WRITE + 4096
 JOIN_BELOW = 64 << 10
 FETCHES_MAX = 3
 SLOW_MAX = 128
+TELLERS = 8
+"""Threads in which the kernel may make us wait until it has forgotten content."""
 _GONE = frozenset((errno.ENODEV, errno.EBADF))
 _WITHDRAWN = frozenset((errno.ENOENT, errno.EINTR))
 _UNKNOWN = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EINTR))
@@ -62,6 +64,7 @@ class Session(Waiting):
         self._slow: dict[int, trio.CancelScope] = {}
         self.untold: dict[int, bool] = {}
         """Inodes whose content the kernel is being told to forget; True: and once more after that."""
+        self._tellers = trio.CapacityLimiter(TELLERS)
         self._endless = 0
         self._less = trio.Event()
         self._scope = trio.CancelScope()
@@ -157,7 +160,7 @@ class Session(Waiting):
     async def _tell(self, ino: int) -> None:
         while self.untold[ino]:
             self.untold[ino] = False  # what changes from here on, the kernel has to be told once more
-            await self.in_thread(partial(self.changed, ino), abandon=True)
+            await self.in_thread(partial(self.changed, ino), limiter=self._tellers, abandon=True)
         del self.untold[ino]
 
     def renamed(self, folder: int, name: bytes) -> None:
@@ -242,7 +245,7 @@ class Session(Waiting):
                 if fetches > FETCHES_MAX and not isinstance(reason, Absent):
                     reason.fetch()  # memory is so short that what was fetched is gone before it is used
                 else:
-                    await self.in_thread(reason.fetch, abandon=True)
+                    await self.fetch(reason, abandon=True)
             await self.opened()
             try:
                 return handler(request)

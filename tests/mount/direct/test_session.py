@@ -12,7 +12,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atedb.errors import NoSpaceError, NotResident
+from atedb.errors import Absent, NoSpaceError, NotResident
 from atefs.mount.direct import session as module
 from atefs.mount.direct.negotiation import WANTED, KernelTooOldError, negotiate
 from atefs.mount.direct.protocol import (
@@ -146,6 +146,35 @@ def test_one_stuck_read_delays_no_lookup(monkeypatch: pytest.MonkeyPatch) -> Non
             assert not kernel.unanswered()
             stuck.set()
             assert (await kernel.answer(waiting)).payload == b"at last"
+
+    trio.run(main)
+
+
+def test_reads_that_wait_for_a_silent_server_delay_none_that_waits_for_the_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answering = threading.Event()
+    there: set[int] = set()
+
+    def read(_vault: Vault, _ino: int, offset: int, _size: int) -> bytes:
+        if offset and offset not in there:
+            raise NotResident(lambda: there.add(offset))
+        if not offset and not answering.is_set():
+            raise Absent(lambda: bool(answering.wait(20)))  # type: ignore[arg-type]
+        return b"at last"
+
+    monkeypatch.setattr(Vault, "read", read)
+
+    async def main() -> None:
+        async with Kernel().served() as kernel:
+            waiting = [kernel.send(Opcode.READ, ROOT, read_in(0, 10)) for _ in range(module.SLOW_MAX - 10)]
+            for offset in range(1, 6):
+                assert await kernel.get(Opcode.READ, ROOT, read_in(offset, 10)) == b"at last"
+            assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+            assert not kernel.unanswered()
+            answering.set()
+            for unique in waiting:
+                assert (await kernel.answer(unique)).payload == b"at last"
 
     trio.run(main)
 

@@ -182,6 +182,7 @@ def test_whoever_opens_what_was_appended_elsewhere_than_the_kernel_thinks_sees_i
             assert vault.read(ino, 0, 100) == b"0123456789abcabcabc"
             for count in (0, 1):  # the second notice is for what was appended since the first one had begun
                 assert len(told) == count
+                assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0  # commits have need of it
                 assert not await opened(kernel, Opcode.OPEN, ino) & FOPEN_KEEP_CACHE
                 assert INVAL_INODE.unpack((await notice(kernel)).payload) == (ino, -1, 0)
                 may_tell.release()
