@@ -21,6 +21,7 @@ from atedb.chain.chain import Chain
 from atedb.engine.filelog import FileLog
 from atedb.errors import AteError
 from atefs.mount.options import RecoveryMode
+from atefs.mount.replication import Replication
 from atefs.mount.upstream import Upstream
 from atefs.vault.merge import _Merge
 from atefs.vault.merge_names import Plan
@@ -130,6 +131,17 @@ def _acknowledged_first(log: FileLog, requests: Sequence[Any]) -> object:
 WRITE_ALL = FileLog._write_all
 
 
+def _only_of_this_life(replication: Replication, limit: int) -> list[bytes]:
+    """What an earlier life had not sent is taken for sent."""
+    replica = replication.replica
+    if not replication.__dict__.get("began"):
+        replication.__dict__["began"] = True
+        ready = replica.position(replication.ready)
+        assert ready is not None
+        replica.acknowledge(ready)
+    return replica.pending(replica.acked.sequence, limit)
+
+
 def _say_nothing(*_: object) -> None:
     """Instead of what ought to be done."""
 
@@ -139,13 +151,15 @@ def _say_nothing(*_: object) -> None:
     [
         (FileLog, "_write_all", _acknowledged_first),
         (Chain, "barrier", _no_barrier),
-        (_Merge, "_make", _say_nothing),
+        (Replication, "pending", _only_of_this_life),
+        (_Merge, "_put_beside", _say_nothing),
         (Plan, "_settle_deletions", _say_nothing),
         (Kernel, "outdate", _say_nothing),
     ],
     ids=[
         "the server acknowledges what is not durable",
         "batches are sent before they are durable",
+        "what was pending before a crash is taken for sent after it",
         "a merge drops what both have changed",
         "deletions win over changes",
         "the kernel is told nothing",
