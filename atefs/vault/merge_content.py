@@ -88,7 +88,8 @@ def bring_content(side: Side, source: Inode, stage: Stage, target: Inode, blocks
 def make_like(stage: Stage, number: int, side: Side, source: Inode, *, again: bool) -> Inode:
     """A new inode of the merged state without a name: all of `source` but the content of a file.
 
-    again: there was one of that number, so that blocks which others share by now may be named by it.
+    again: there was one of that number, so that blocks which others share by now may be named by it. So may be those of
+    a number that `source` does not use for its own: an earlier merge has brought it back, which is not sent yet.
     """
     found = stage.find(number)
     if found is not None and not found.is_dir:
@@ -101,7 +102,7 @@ def make_like(stage: Stage, number: int, side: Side, source: Inode, *, again: bo
         stage.inodes.ready(target)
         stage.inodes.touch(target)
     else:
-        if source.is_file and again:
+        if source.is_file and (again or source.content != source.ino):
             target.content = stage.numbers.allocate()
         stage.inodes.add(target)
     return target

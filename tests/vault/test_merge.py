@@ -415,6 +415,26 @@ def test_a_file_half_deleted_there_comes_back_whole(pair: Pair) -> None:
     assert pair.meet() == {b"/f": b"base", b"/copy": BIG, b"/big": BIG[:BLOCK] + bytes(BLOCK) + b"end"}
 
 
+def test_what_came_back_is_whole_also_if_others_were_first_once_more(pair: Pair) -> None:
+    """The blocks that had its number belong to whoever shares them; it must not take that number for its own again."""
+    file = put(pair.a, b"big", BIG)
+    pair.one.sync()
+    pair.two.sync()
+    target = put(pair.a, b"copy", b"")
+    pair.a.copy_range(file, 0, target, 0, len(BIG))
+    pair.a.unlink(ROOT_INO, b"big")
+    pair.one.settle_down()
+    pair.one.sync()
+    pair.b.write(file, 10, b"changed")
+    pair.two.sync(send=False)
+    assert pair.b.lookup(ROOT_INO, b"big").ino == file
+    put(pair.a, b"first", b"once more")
+    kept = pair.meet()
+    assert kept == {b"/f": b"base", b"/copy": BIG, b"/big": BIG[:10] + b"changed" + BIG[17:], b"/first": b"once more"}
+    pair.a.unlink(ROOT_INO, b"copy")
+    assert pair.meet()[b"/big"] == BIG[:10] + b"changed" + BIG[17:]
+
+
 @pytest.mark.parametrize("change", ["rename", "link", "xattr"])
 def test_a_file_half_deleted_here_stays_whole_where_they_have_done_something_with_it(pair: Pair, change: str) -> None:
     """While it gives back what it shared, it has its size and nothing else: that is not brought to what stays."""
