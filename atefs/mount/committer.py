@@ -56,12 +56,12 @@ class _Round:
 class Committer:
     """The one place that commits while a vault is mounted.
 
-    write_back: has the kernel hand over the pages that it caches of files open for writing; awaited before a
-    commit that time asked for. `writers` is how many files are open for writing; `full` says that more has gathered
-    than memory should hold, so that the next writer has to wait for `room`. `eager`: others are to see soon what is
-    done here, so it is committed EAGER seconds later. `upstream`: awaited by `sync` with the newest sequence, when that
-    is on stable storage here and has to be so elsewhere as well. `committed`: called when something is. clock: seconds,
-    in the event loop; stopwatch: in any thread.
+    write_back: has the kernel hand over the pages that it caches of files open for writing; awaited before a commit
+    that time asked for, while there is room for them. `writers` is how many files are open for writing; `full` says
+    that more has gathered than memory should hold, so that the next writer has to wait for `room`. `eager`: others are
+    to see soon what is done here, so it is committed EAGER seconds later. `upstream`: awaited by `sync` with the newest
+    sequence, when that is on stable storage here and has to be so elsewhere as well. `committed`: called when something
+    is. clock: seconds, in the event loop; stopwatch: in any thread.
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class Committer:
         self._trimmed = 0
         self.memory = memory.Bound()
         self._checkpointing = False
+        self._handing_over = False
         self._touches = 0
         self._held = False
         self._quiet = trio.Event()
@@ -216,12 +217,15 @@ class Committer:
         """Commit whenever it is due, for ever."""
         async with trio.open_nursery() as nursery:
             while True:
-                await self._until_due()
-                await self._turn(timed=not self._round.waiters and not self._hurried)
+                timed = await self._due()
+                if timed and self.writers:
+                    await self._handed_over(nursery)
+                await self._turn(timed)
                 if self._chain.checkpoint_due() and not self._checkpointing and not self._held:
                     self._begin_checkpoint(nursery)
 
-    async def _until_due(self) -> None:
+    async def _due(self) -> bool:
+        """Return when a commit is due. True: by the clock, with all that is done each INTERVAL and not more often."""
         lull = self._clock() + INTERVAL
         while not (self._round.waiters or self._hurried):
             self._alarm = trio.Event()
@@ -231,16 +235,33 @@ class Committer:
             elif due is None and self.writers:
                 due = self._armed = self._clock() + INTERVAL
             if due is not None and self._clock() >= due:
-                return
+                return not self.eager or self._clock() >= self._calm
             with trio.move_on_at(due if due is not None else float("inf")):
                 await self._alarm.wait()
+        return False
+
+    async def _handed_over(self, nursery: trio.Nursery) -> None:
+        """Return when the kernel has handed over what it caches, or when there is no room for more of it.
+
+        Some kernels wait in syncfs until all has been taken. What is left then waits for room, which only a commit
+        makes: it goes with the next one.
+        """
+        if not self._handing_over:
+            self._handing_over = True
+            nursery.start_soon(self._hand_over)
+        while self._handing_over and not self.full:
+            self._alarm = trio.Event()
+            await self._alarm.wait()
+
+    async def _hand_over(self) -> None:
+        try:
+            await self._write_back()
+        finally:
+            self._handing_over = False
+            self._alarm.set()
 
     async def _turn(self, timed: bool) -> None:
         """One commit of all that is dirty, its barrier if anybody or the clock asked for one, its checkpoint if due."""
-        if self.eager and self._clock() < self._calm:
-            timed = False  # what follows from the clock is for INTERVAL, however often others are to see what is new
-        if timed and self.writers:
-            await self._write_back()
         while self._held:
             await self._quiet.wait()
         self._settle()

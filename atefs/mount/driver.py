@@ -229,7 +229,7 @@ class Driver:
         if where is None:
             return
         try:
-            await self._loop.in_thread(lambda: kernel.write_back(where))
+            await self._loop.in_thread(lambda: kernel.write_back(where), abandon=True)  # or nothing ends before it does
         except OSError as error:
             log.warning("the kernel did not write back what it caches: %s", error)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, cast
 
@@ -115,12 +115,14 @@ class Scene:
         self.chain = FakeChain()
         self.loop = Waiting()
         self.write_backs = 0
+        self.hand_over: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         self.committer = Committer(
             cast(Any, self.vault), cast(Any, self.chain), self.loop, self._write_back, trio.current_time
         )
 
     async def _write_back(self) -> None:
         self.write_backs += 1
+        await self.hand_over()
 
     def write(self, size: int) -> None:
         self.vault.write(size)
@@ -183,6 +185,63 @@ def test_while_a_file_is_open_for_writing_the_kernel_hands_over_its_pages(scene:
         count = scene.write_backs
         await trio.sleep(10 * INTERVAL)
         assert scene.write_backs == count
+
+    scene.play(play)
+
+
+def test_a_commit_contains_what_the_kernel_hands_over_for_it_however_long_that_takes(scene: Scene) -> None:
+    async def hand_over() -> None:
+        await trio.sleep(10 * INTERVAL)
+        scene.write(100)
+
+    async def play() -> None:
+        scene.hand_over = hand_over
+        scene.committer.writers = 1
+        scene.write(1)
+        await trio.sleep(10 * INTERVAL)
+        assert scene.chain.written == 0
+        scene.committer.writers = 0
+        await trio.sleep(2 * INTERVAL)
+        assert (scene.chain.written, scene.vault.settled_bytes) == (1, 101)
+
+    scene.play(play)
+
+
+def test_a_kernel_that_hands_over_more_than_there_is_room_for_does_not_wait_for_ever(scene: Scene) -> None:
+    """Where syncfs waits until all is taken: its last pages wait for room, and room for the commit that awaits it."""
+    taken = 0
+
+    async def hand_over() -> None:
+        nonlocal taken
+        scene.committer.writers = 0
+        for _ in range(20):
+            await scene.committer.room()  # as requests to write do
+            scene.write(BRAKE_BYTES // 4)
+            taken += 1
+
+    async def play() -> None:
+        scene.hand_over = hand_over
+        scene.committer.writers = 1
+        scene.write(1)
+        await trio.sleep(3 * INTERVAL)
+        assert taken == 20
+        assert scene.vault.settled_bytes == 20 * (BRAKE_BYTES // 4) + 1
+
+    scene.play(play)
+
+
+def test_a_kernel_that_never_ends_handing_over_is_asked_once_and_keeps_nobody_from_room(scene: Scene) -> None:
+    async def play() -> None:
+        scene.hand_over = trio.sleep_forever
+        scene.committer.writers = 1
+        scene.write(1)
+        await trio.sleep(2 * INTERVAL)
+        for turn in range(1, 4):
+            scene.write(BRAKE_BYTES + 1)
+            await scene.committer.room()
+            assert scene.vault.settled_bytes == turn * (BRAKE_BYTES + 1) + 1
+            await trio.sleep(2 * INTERVAL)
+        assert scene.write_backs == 1
 
     scene.play(play)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
+import trio
 
 from atedb.chain.chain import Chain
 from atefs.mount.adapter_pyfuse3 import PyfuseAdapter
@@ -13,6 +15,7 @@ from atefs.mount.driver import Driver, MountPlan, kernel_options
 from atefs.mount.opening import open_chain
 from atefs.mount.options import DRIVERS, MountOptions, parse
 from atefs.mount.preflight import NoFuseError
+from atefs.mount.waiting import Waiting
 from atefs.vault.atime import AtimePolicy, AtimeRule
 from atefs.vault.vault import Vault
 
@@ -38,6 +41,25 @@ def store(tmp_path: Path) -> Path:
     Vault.make(chain)
     chain.close()
     return tmp_path / "store"
+
+
+def test_a_kernel_that_waits_for_its_pages_to_be_taken_does_not_keep_the_mount_from_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When requests are answered no more it waits in syncfs, until the connection is given up."""
+    given_up = threading.Event()
+    monkeypatch.setattr("atefs.mount.kernel.write_back", lambda _mountpoint: given_up.wait())
+    driver = Driver(MountPlan(tmp_path, tmp_path, MountOptions(), ROOT), Report())
+    monkeypatch.setattr(driver, "_loop", Waiting(), raising=False)
+    monkeypatch.setattr(driver, "_where", lambda: tmp_path)
+
+    async def main() -> bool:
+        with trio.move_on_after(0.05) as scope:
+            await driver._write_back()
+        given_up.set()
+        return scope.cancelled_caught
+
+    assert trio.run(main)
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
