@@ -214,10 +214,8 @@ class _Merge:
         changed = bool(mine.nlink or not self._plan.names(mine.ino)) and content_changed(
             self._base, before, self._mine, mine, keys
         )
-        theirs = self._theirs.find(mine.ino)
-        if changed and theirs is not None and content_changed(
-            self._base, before, self._theirs, theirs, self._rebase.theirs_keys
-        ):  # fmt: skip
+        theirs = self._also_changed(before, mine, changed=changed)
+        if theirs is not None:
             changed = False
             if mine.nlink and not self._same_content(mine, theirs):
                 self._put_beside(before, mine, theirs, target)
@@ -225,6 +223,19 @@ class _Merge:
         if changed:
             blocks = changed_blocks(self._base, before, self._mine, mine, keys)
             bring_content(self._mine, mine, self._stage, target, blocks)
+
+    def _also_changed(self, before: Inode, mine: Inode, *, changed: bool) -> Inode | None:
+        """Theirs, where the content was changed on both sides. changed: on mine.
+
+        To give a name to what had none is a change, too, where both have done it: a merge has brought it back then, and
+        others had seen the first of its batches only, or brought back what they had in its place.
+        """
+        theirs = self._theirs.find(mine.ino) if mine.ino in self._their.inodes else None
+        revived = theirs is not None and not before.nlink and mine.nlink and theirs.nlink
+        if theirs is None or not (changed or revived):
+            return None
+        their = content_changed(self._base, before, self._theirs, theirs, self._rebase.theirs_keys)
+        return theirs if their or (changed and revived) else None
 
     def _put_beside(self, before: Inode, mine: Inode, theirs: Inode, target: Inode) -> None:
         """My version of a file becomes one of its own: what theirs has, shared, and the blocks that differ."""

@@ -61,12 +61,19 @@ class RealReplica:
         if send:
             self.send()
 
-    def send(self) -> None:
-        """All that is pending is on the server now, which had nothing new."""
+    def send(self, most: int | None = None) -> None:
+        """All that is pending, or the first `most` batches of it, is on the server now, which had nothing new."""
         self.chain.barrier()
-        while frames := self._replica.pending(self._replica.acked.sequence, 1 << 20):
+        while frames := self._replica.pending(self._replica.acked.sequence, 1 << 20)[:most]:
             assert self.server.append(frames)
             self._replica.acknowledge(self.server.tail)
+            if most is not None:
+                return
+
+    @property
+    def pending(self) -> range:
+        """As many as there are batches that wait to be sent."""
+        return range(self._replica.pending_count)
 
     def check(self) -> None:
         """fsck finds nothing."""

@@ -139,10 +139,10 @@ class Replica:
         if send:
             self.send()
 
-    def send(self) -> None:
-        """All that is pending is on the server now, which had nothing new."""
+    def send(self, most: int | None = None) -> None:
+        """All that is pending, or the first `most` batches of it, is on the server now, which had nothing new."""
         assert self._sequence == len(self.server.log)
-        for batch in self.pending:
+        for batch in self.pending[:most]:
             self.server.take(batch)
             self._acked.take(batch)
         self._sequence = len(self.server.log)

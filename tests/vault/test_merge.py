@@ -9,6 +9,7 @@ import pytest
 
 from atedb.chain.event import Lane
 from atefs.errors import NotFoundError
+from atefs.vault import sides
 from atefs.vault.codec import block_key
 from atefs.vault.inode import Attributes
 from atefs.vault.limits import BLOCK, ROOT_INO
@@ -433,6 +434,35 @@ def test_what_came_back_is_whole_also_if_others_were_first_once_more(pair: Pair)
     assert kept == {b"/f": b"base", b"/copy": BIG, b"/big": BIG[:10] + b"changed" + BIG[17:], b"/first": b"once more"}
     pair.a.unlink(ROOT_INO, b"copy")
     assert pair.meet()[b"/big"] == BIG[:10] + b"changed" + BIG[17:]
+
+
+@pytest.mark.parametrize("first", ["one", "two"])
+@pytest.mark.parametrize("size", [30, 3 * BLOCK])
+def test_what_two_have_changed_and_a_third_has_deleted_comes_back_twice_also_if_it_comes_back_in_pieces(
+    first: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large merge is sent in several batches, names last: in between, others see content that has no name yet."""
+    pair = Pair()
+    three = Replica(pair.one.server, "three")
+    data = os.urandom(size)
+    file = put(pair.a, b"big", data)
+    for replica in (pair.one, pair.two, three):
+        replica.sync()
+    three.vault.unlink(ROOT_INO, b"big")
+    three.settle_down()
+    three.sync()
+    pair.a.write(file, size, b"of one")
+    pair.b.write(file, size, b"of two")
+    with monkeypatch.context() as patched:
+        patched.setattr(sides, "_PIECE", 1)
+        pair.two.sync(send=False)
+    assert len(pair.two.pending) > 1
+    pair.two.send(len(pair.two.pending) - 1)
+    pair.one.sync(send=first == "one")
+    if first == "two":
+        pair.two.send()
+    kept = pair.meet()
+    assert set(kept.values()) == {data + b"of one", data + b"of two"}
 
 
 @pytest.mark.parametrize("change", ["rename", "link", "xattr"])

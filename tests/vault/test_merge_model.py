@@ -58,12 +58,17 @@ class World:
             pass
         self.deleted |= {mark for _, mark in before - marked(vault)}
 
-    def meet(self, who: int) -> None:
-        """Send, receive or merge; what both sides have must be there afterwards, but for what was deleted."""
+    def meet(self, who: int, *, sent: float = 1.0) -> None:
+        """Receive or merge, and send; what both sides have must be there afterwards, but for what was deleted.
+
+        sent: how much of it, before somebody else is quicker, so that the rest is merged once more.
+        """
         replica = self.replicas[who]
         replica.vault.commit()
         mine, theirs = marks(replica.vault), marks(replica.theirs())
-        replica.sync()
+        replica.sync(send=sent == 1.0)
+        if sent < 1.0:
+            replica.send(int(sent * len(replica.pending)))
         seen = marks(replica.vault)
         lost = (mine | theirs) - self.deleted - seen
         assert not lost, f"a merge has lost {lost}"
@@ -256,8 +261,11 @@ OPERATIONS: list[Callable[[World, Vault, int, int], None]] = [
 BEFORE = [(0, 0, 0), (10, 0, 1), (0, 1, 0), (10, 1, 2), (12, 0, 0), (3, 1, 4)]
 """What all have when a history begins: two files, one with a second name, and two folders."""
 
+SENT = {-4: 0.5, -3: 0.0}
+"""Instead of an operation, any number below 0: a device merges and sends. With these, so much of it."""
+
 steps = st.lists(
-    st.tuples(st.integers(0, 2), st.integers(-3, len(OPERATIONS) - 1), st.integers(0, 60), st.integers(0, 60)),
+    st.tuples(st.integers(0, 2), st.integers(min(SENT), len(OPERATIONS) - 1), st.integers(0, 60), st.integers(0, 60)),
     min_size=10, max_size=80,
 )  # fmt: skip
 
@@ -275,7 +283,7 @@ def run_with(replicas: Sequence[Replica | RealReplica], history: list[tuple[int,
         world.meet(who)
     for who, what, first, second in history:
         if what < 0:
-            world.meet(who)
+            world.meet(who, sent=SENT.get(what, 1.0))
         else:
             world.act(who, what, first, second)
     world.end()
