@@ -32,6 +32,10 @@ from atefs.vault.refresh import Stale, Touched
 from atefs.vault.vault import Vault
 
 HUSH_SECONDS = 2.0
+REMIND_SECONDS = 2.0
+"""When the kernel is told of names once more. What a program had asked before others changed a name may be answered,
+and the kernel told that it is so no longer, before that program has its turn: it would take up the answer, for a day.
+"""
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +58,8 @@ class Replication:
         self._rebasing = trio.Lock()
         self._told = trio.Event()
         self._telling = False
+        self._reminder: set[tuple[int, bytes]] = set()
+        self._renamed = trio.Event()
         self._heard = trio.Event()
         self._news = self._known = 0
         self._quiet = trio.Event()
@@ -151,6 +157,9 @@ class Replication:
         self._stale.attributes.update(stale.attributes)
         self._stale.pages.update(stale.pages)
         self._stale.entries.update(stale.entries)
+        if stale.entries:
+            self._reminder |= stale.entries
+            self._renamed.set()
         self._news += 1
         self._told.set()
 
@@ -173,10 +182,28 @@ class Replication:
             finally:
                 self._telling = False
             if self._mounted is not None:
-                self._mounted[0].told(stale, self._stale)
+                self._mounted[0].told(stale._replace(entries=set()), self._stale)
             self._known = news
             self._heard.set()
             self._heard = trio.Event()
+
+    async def remind_kernel(self, adapter: KernelAdapter, loop: Waiting) -> None:
+        """Tell the kernel of names once more, REMIND_SECONDS after others have changed them or later, for ever.
+
+        Until then nobody moves or removes them without looking again (`Vault.require_told`).
+        """
+        while True:
+            await self._renamed.wait()
+            self._renamed = trio.Event()
+            entries, self._reminder = self._reminder, set()
+            await trio.sleep(REMIND_SECONDS)
+            if self._quiet.is_set():
+                return
+            with loop.elsewhere():
+                await threads.run(adapter.outdate, (), (), entries, abandon=True)
+            if self._mounted is not None:
+                newer = self._stale.entries | self._reminder
+                self._mounted[0].told(Stale(set(), set(), entries), Stale(set(), set(), newer))
 
     async def told(self) -> None:
         """Return when the kernel knows of all that has come so far."""

@@ -44,7 +44,7 @@ CONNECT_SECONDS = 10.0
 
 
 class Upstream:
-    """Made with an open chain; `link.run` and `tell_kernel` are tasks of the driver's.
+    """Made with an open chain; `link.run` and what `serve` returns are tasks of the driver's.
 
     dial: makes a connection; over the network to `url` if None. device: what conflicts that are made here are called
     after; the machine's name if None. clock: ns since 1970.
@@ -128,6 +128,7 @@ class Upstream:
         self._changed()
         tasks: list[Callable[[], Awaitable[None]]] = [
             lambda: self.replication.tell_kernel(adapter, loop),
+            lambda: self.replication.remind_kernel(adapter, loop),
             lambda: self._note(committer, loop),
         ]
         self._shares_locks = adapter.share_locks(self.locks)
