@@ -15,6 +15,7 @@ import re
 import shlex
 import subprocess
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -177,6 +178,11 @@ class Station:
                 if self.undisturbed(life):
                     self.troubles.append(f"{self.name}: {thread}: {traceback.format_exc()}")
 
+    def note(self, what: str) -> None:
+        """For whoever looks into where something has gone: beside the machine's home, with the time."""
+        with self.replica.home.with_name(f"{self.name}.trace").open("a") as trace:
+            trace.write(f"{time.time():.3f} {what}\n")
+
     def undisturbed(self, life: int) -> bool:
         """Whether the machine has been up all the time since that life began."""
         return self.up.is_set() and self.life == life
@@ -227,6 +233,7 @@ class SharedWork:
         while not station.stop.is_set():
             operation = self.chance.choices(list(_OPERATIONS), list(_OPERATIONS.values()))[0]
             self.number += 1
+            station.note(f"{self.number} {operation.__name__}")
             with station.turn("shared") as life:
                 operation(self, life)
             station.stop.wait(self.chance.random() * 0.03)
@@ -278,7 +285,9 @@ class SharedWork:
 
     def destroy(self, content: bytes) -> None:
         """What is in there is deleted on purpose, or will have been."""
-        self.station.destroyed.update(found.decode() for found in TOKEN.findall(content))
+        found = {token.decode() for token in TOKEN.findall(content)}
+        self.station.note(f"{self.number} destroys {' '.join(sorted(found))}")
+        self.station.destroyed.update(found)
 
     def move(self, life: int) -> None:
         rename(self.path(), self.path(), NOREPLACE)
