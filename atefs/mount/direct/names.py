@@ -57,7 +57,7 @@ class Names:
             self._outdated.discard((request.node, name))
             return NOWHERE
         self._outdated.discard((request.node, name))
-        if request.node in self._plain:
+        if request.node in self._plain and not inode.is_dir:
             self._services.hints.looked_up(request.node)
         return self._services.known(request, inode)
 

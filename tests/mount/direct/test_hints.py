@@ -88,6 +88,25 @@ def test_once_listed_names_are_looked_up_listings_bring_attributes(clock: Clock)
     trio.run(main)
 
 
+def test_who_descends_into_folders_does_not_want_the_attributes_of_what_is_in_them(clock: Clock) -> None:
+    """Whoever walks a tree looks up each folder, whether only names are wanted or more."""
+
+    async def main() -> None:
+        chain = MemoryChain()
+        vault = Vault.make(chain)
+        folders = [vault.mkdir(1, b"%02d" % number, 0o755, ME).ino for number in range(FILES)]
+        vault.mknod(folders[0], b"file", stat.S_IFREG | 0o644, 0, ME)
+        vault.commit()
+        kernel = Kernel(Vault(chain))
+        async with kernel.served():
+            assert not any((await listed(kernel, 1)).values())
+            for number in range(FILES):
+                await kernel.get(Opcode.LOOKUP, 1, b"%02d\0" % number)
+            assert await listed(kernel, folders[0]) == {b"file": 0}
+
+    trio.run(main)
+
+
 def test_that_is_believed_for_a_while_only(clock: Clock) -> None:
     async def main() -> None:
         kernel, _, (first, second) = cold_kernel()
