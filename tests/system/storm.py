@@ -14,6 +14,7 @@ import random
 import re
 import shlex
 import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -28,7 +29,8 @@ from tests.system.storm_journal import Journal
 
 NOREPLACE, EXCHANGE = 1, 2
 TOKEN = re.compile(rb"<([a-z0-9.-]+)>")
-_AT_FDCWD, _AT_EMPTY_PATH, _AT_STATX_FORCE_SYNC, _STATX_SIZE = -100, 0x1000, 0x2000, 0x200
+_AT_FDCWD, _AT_EMPTY_PATH, _AT_STATX_FORCE_SYNC = -100, 0x1000, 0x2000
+_STATX_NLINK, _STATX_SIZE = 0x4, 0x200
 _libc = ctypes.CDLL(None, use_errno=True)
 _GONE = {errno.ENOTCONN, errno.ECONNABORTED}
 _RACES = {
@@ -61,11 +63,18 @@ def opened_directly(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def content_now(fd: int) -> bytes:
-    """What the vault has in a file: of what others have just done, the kernel may not have been told yet."""
-    if _libc.statx(fd, b"", _AT_EMPTY_PATH | _AT_STATX_FORCE_SYNC, _STATX_SIZE, ctypes.create_string_buffer(256)):
+def names_now(fd: int) -> int:
+    """How many names the vault has for a file."""
+    about = ctypes.create_string_buffer(256)
+    if _libc.statx(fd, b"", _AT_EMPTY_PATH | _AT_STATX_FORCE_SYNC, _STATX_NLINK | _STATX_SIZE, about):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+    return int.from_bytes(about.raw[16:20], sys.byteorder)
+
+
+def content_now(fd: int) -> bytes:
+    """What the vault has in a file: of what others have just done, the kernel may not have been told yet."""
+    names_now(fd)  # and the size
     pieces: list[bytes] = []
     while piece := os.pread(fd, 1 << 20, sum(map(len, pieces))):
         pieces.append(piece)
@@ -255,8 +264,11 @@ class SharedWork:
 
     def append(self, life: int, *, sync: bool = False) -> None:
         path, (token, data) = self.path(), self.token()
-        with path.open("ab", buffering=0) as file, self.station.writing(self.journal, token, life):
-            write_all(file.fileno(), data)
+        with path.open("ab", buffering=0) as file:
+            with self.station.writing(self.journal, token, life):
+                write_all(file.fileno(), data)
+            if not names_now(file.fileno()):  # somebody else has deleted it since it was opened
+                self.destroy(data)
         if sync:
             self.station.sync(self.journal, life)
 
