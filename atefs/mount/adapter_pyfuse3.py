@@ -405,6 +405,11 @@ class PyfuseAdapter(pyfuse3.Operations):
     # -- files
 
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        if inode in self._vault.outdated:
+            try:
+                self._vault.check_open(inode, flags)
+            except Exception as error:
+                await self._again(error, self._vault.check_open, inode, flags)
         if flags & os.O_TRUNC:
             await self._truncate(inode, ctx)
         elif not flags & _UNNOTICED and await self._note_access(inode):

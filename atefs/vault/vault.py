@@ -238,8 +238,14 @@ class Vault:
         return self._flags.set(ino, flags)
 
     def check_open(self, ino: int, how: int) -> None:
-        """Raises NotPermittedError for opening to change what may not change so. how: the flags of man 2 open."""
-        check_open(self._inodes.get(ino), how)
+        """Raises NotPermittedError for opening to change what may not change so. how: the flags of man 2 open.
+
+        Raises StaleError for what others have deleted, or replaced, if the kernel may not know: as for `require_told`.
+        """
+        inode = self._inodes.get(ino)
+        if not inode.nlink and ino in self.outdated:
+            raise StaleError("Another machine has deleted it; look again.")
+        check_open(inode, how)
 
     # Content
 

@@ -16,6 +16,36 @@ pytestmark = pytest.mark.needs("fuse")
 
 
 @pytest.mark.parametrize("driver", ["direct", "pyfuse3"])
+def test_what_is_opened_is_what_has_the_name_and_not_what_it_has_replaced(
+    machines: Machines, tmp_path: Path, driver: str
+) -> None:
+    """What is written to a file that has no name any more is gone with it."""
+    a, b = machines("a"), machines("b")
+    quiet = tmp_path / "quiet"
+    b.command = [sys.executable, "-m", "tests.system.untold", os.fspath(quiet)]
+    a.mount()
+    b.mount("--driver", driver)
+    (a / "log").write_text("old\n")
+    alike(a, b)
+    assert (b / "log").read_text() == "old\n"
+    with (a / "log").open():  # so that it stays, without a name
+        quiet.touch()
+        (a / "new").write_text("new\n")
+        os.rename(a / "new", a / "log")
+        until(a.sent, "a to have sent all")
+        newest = a.status()["durable"]
+        until(lambda: b.status()["durable"] >= newest, "b to have it")
+        with (b / "log").open("a") as log:
+            log.write("appended\n")
+        quiet.unlink()
+        alike(a, b)
+        assert (a / "log").read_text() == "new\nappended\n"
+    for machine in (a, b):
+        machine.umount()
+        assert machine.complaints() == []
+
+
+@pytest.mark.parametrize("driver", ["direct", "pyfuse3"])
 def test_what_is_moved_or_removed_is_what_has_the_name_and_not_what_had_it(
     machines: Machines, tmp_path: Path, driver: str
 ) -> None:
