@@ -79,26 +79,6 @@ def test_a_name_that_another_machine_has_just_made_is_opened_as_what_it_is(
         os.open(ours / "taken", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
 
 
-@pytest.mark.parametrize(
-    ("flags", "requests"),
-    [(os.O_WRONLY, [[10], [5000], [1_000_000]]), (os.O_RDWR, [[6, 4], [6, 4994], [6, 999_994]])],
-)
-def test_what_is_appended_with_one_write_comes_as_one_request_where_nothing_is_read(
-    machines: Machines, tmp_path: Path, flags: int, requests: list[list[int]]
-) -> None:
-    noted, b = tmp_path / "writes", machines("b")
-    b.command = [sys.executable, "-m", "tests.system.watched", os.fspath(noted)]
-    b.mount()
-    for sizes in requests:
-        (b / "log").write_bytes(b"x" * 4090)
-        fd = os.open(b / "log", flags | os.O_APPEND)
-        noted.write_text("")
-        assert os.write(fd, b"y" * sum(sizes)) == sum(sizes)
-        assert [int(line) for line in noted.read_text().split()] == sizes
-        os.close(fd)
-        assert (b / "log").read_bytes() == b"x" * 4090 + b"y" * sum(sizes)
-
-
 @ONCE  # through pyfuse3, which does not say how a file was opened, the end that counts is the kernel's
 def test_what_is_appended_after_another_machine_has_cut_the_file_begins_where_that_ends(
     pair: tuple[Replica, Replica], quiet: Path

@@ -17,7 +17,6 @@ from atefs.mount.direct.protocol import (
     COPY_FILE_RANGE_OUT,
     CREATE_IN,
     FALLOCATE_IN,
-    FOPEN_DIRECT_IO,
     FOPEN_KEEP_CACHE,
     HANDLE_IN,
     LSEEK_IN,
@@ -37,7 +36,6 @@ from atefs.vault.inode import Caller
 from atefs.vault.limits import INLINE_MAX
 
 _WRITING = os.O_WRONLY | os.O_RDWR
-_APPENDING = _WRITING | os.O_APPEND
 _UNNOTICED = os.O_WRONLY | os.O_NOATIME
 """Flags of open that leave the access time alone."""
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16
@@ -85,8 +83,6 @@ class Files:
     def _opened(self, flags: int, caching: int = FOPEN_KEEP_CACHE) -> bytes:
         writing = bool(flags & _WRITING)
         self._committer.writers += writing
-        if self._services.shared and flags & _APPENDING == os.O_WRONLY | os.O_APPEND:
-            caching |= FOPEN_DIRECT_IO  # what is written then comes as one request, which others' cannot divide
         noticed = 2 if self._vault.notes_every_read and not flags & _UNNOTICED else 0
         return OPEN_OUT.pack(next(self._numbers) << 2 | noticed | writing, caching, 0)
 

@@ -106,7 +106,6 @@ class Set(IntEnum):
     KILL_SUIDGID = 1 << 11
 
 
-FOPEN_DIRECT_IO = 1 << 0
 FOPEN_KEEP_CACHE = 1 << 1
 FOPEN_CACHE_DIR = 1 << 3
 SETXATTR_ACL_KILL_SGID = 1 << 0
