@@ -330,17 +330,19 @@ class Link:
 
     async def _overtaken(self, tail: int) -> None:
         """Somebody else was first: wait until what they wrote has come and lies beneath what is pending."""
-        reached, left = -1, ANSWER_SECONDS
+        reached, deadline = -1, 0.0
         while (acked := self._local.acked.sequence) < tail:
             if acked > reached:
-                reached, left = acked, ANSWER_SECONDS
-            news = self._news
-            await self.at_rest()  # to put what is pending on top may take longer, and is not the server's fault
-            if self._local.acked.sequence == acked:
-                began = trio.current_time()
-                with _bound(left, "the server refers to batches that it does not show"):
-                    await news.wait()
-                left -= trio.current_time() - began
+                reached, deadline = acked, trio.current_time() + ANSWER_SECONDS
+            with trio.move_on_at(deadline):
+                await self._news.wait()
+            if self._turn.locked():  # to put what is pending on top may take longer, and is not the server's fault
+                await self.at_rest()
+                deadline = trio.current_time() + ANSWER_SECONDS
+            elif trio.current_time() >= deadline:
+                raise ConnectionLostError(
+                    f"the server refers to batches that it does not show for {ANSWER_SECONDS:.0f} s"
+                )
 
     @asynccontextmanager
     async def _changing(self) -> AsyncIterator[None]:
