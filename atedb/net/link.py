@@ -111,7 +111,8 @@ class Link:
     that the server had when we last met.
 
     connection: the one that there is. dial: makes one. path: the chain's, there. changed: called when `state` has
-    changed. met: awaited at the beginning of each connection. jitter: a number from 0 up to 1, random.
+    changed. met: awaited at the beginning of each connection; it may take long, if each answer has a bound. jitter: a
+    number from 0 up to 1, random.
     """
 
     def __init__(
@@ -257,8 +258,7 @@ class Link:
             opened = await connection.open(self._path, create=self._local.founding())
         self._local.meet(opened.header, opened.tail)
         self.tail = opened.tail
-        with _bound(ANSWER_SECONDS, "the server has not answered"):
-            await self._met(connection)
+        await self._met(connection)
         self.connection = connection
         try:
             failure = await self._parts(connection)

@@ -9,7 +9,7 @@ them is exclusive; locks of fcntl and of flock never conflict, as on Linux.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import NamedTuple
 
 from atedb.errors import InvalidError
@@ -56,13 +56,57 @@ class Waiter:
         self.wake = wake
 
 
-class _Ranges:
-    """The locks of one owner of one name: sorted, disjoint, and adjacent ones of one kind together."""
+class Ranges:
+    """Locks of one owner of one name: sorted, disjoint, and adjacent ones of one kind together."""
 
     __slots__ = ("held",)
 
-    def __init__(self) -> None:
+    def __init__(self, locks: Iterable[Lock] = ()) -> None:
         self.held: list[Lock] = []
+        for lock in locks:
+            self.put(lock)
+
+    def __iter__(self) -> Iterator[Lock]:
+        return iter(self.held)
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def put(self, lock: Lock) -> None:
+        """Set `lock` over whatever there is."""
+        self.replace(lock.start, lock.end, lock)
+
+    def add(self, lock: Lock) -> None:
+        """Set `lock`, but where there is an exclusive one already, that stays."""
+        stronger = [one for one in self.overlapping(lock) if one.exclusive]
+        for one in (lock, *stronger):
+            self.put(one)
+
+    def cut(self, start: int, end: int) -> None:
+        """There is nothing of bytes `start` to `end`, both included, any more."""
+        self.replace(start, end, None)
+
+    def within(self, span: Lock) -> list[Lock]:
+        """What there is of the bytes of `span`, lowest first."""
+        return [_cut(one, span.start, span.end) for one in self.overlapping(span)]
+
+    def missing(self, lock: Lock) -> list[Lock]:
+        """The pieces of `lock` of whose bytes there is nothing, lowest first."""
+        pieces, at = [], lock.start
+        for one in self.overlapping(lock):
+            if one.start > at:
+                pieces.append(lock._replace(start=at, end=one.start - 1))
+            at = one.end + 1
+        if at <= lock.end:
+            pieces.append(lock._replace(start=at))
+        return pieces
+
+    def replace(self, start: int, end: int, new: Lock | None) -> int:
+        """Have `new` take the place of [start, end], or nothing. How many more locks there are than before."""
+        old, pieces = self.planned(start, end, new)
+        more = len(pieces) - len(self.held[old])
+        self.held[old] = pieces
+        return more
 
     def overlapping(self, lock: Lock) -> Iterator[Lock]:
         """Those that share a byte with `lock`, lowest first."""
@@ -100,7 +144,7 @@ class _File:
 
     def __init__(self) -> None:
         self.count = 0
-        self.owners: dict[Hashable, _Ranges] = {}
+        self.owners: dict[Hashable, Ranges] = {}
         self.waiters: list[Waiter] = []
 
     def conflicts(self, owner: Hashable, lock: Lock) -> Iterator[tuple[Hashable, Lock]]:
@@ -254,10 +298,8 @@ class Locks:
     def _replace(self, file: _File, owner: Hashable, start: int, end: int, new: Lock | None) -> None:
         ranges = file.owners.get(owner)
         if ranges is None:
-            ranges = file.owners[owner] = _Ranges()
-        old, pieces = ranges.planned(start, end, new)
-        ranges.held[old] = pieces
-        more = len(pieces) - (old.stop - old.start)
+            ranges = file.owners[owner] = Ranges()
+        more = ranges.replace(start, end, new)
         file.count += more
         self._held += more
         if not ranges.held:
@@ -319,6 +361,10 @@ class Locks:
                     held = self._files[waiter.name, False].conflicts(other, waiter.lock)
                     blockers += [further for further, _ in held]
         return False
+
+
+def _cut(lock: Lock, start: int, end: int) -> Lock:
+    return lock._replace(start=max(lock.start, start), end=min(lock.end, end))
 
 
 def _checked(lock: Lock) -> Lock:

@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from atedb.errors import AteError, UnreachableError
 from atedb.net.client import GivenLease
-from atedb.net.errors import ConnectionLostError, HeldError
+from atedb.net.errors import ConnectionLostError, HeldError, RateError
 from atedb.net.host import Claim
 from atedb.net.locks import LAST, Lock
 from atedb.node.leases import Leases
@@ -38,10 +38,12 @@ class Documents:
 
 
 class Server:
-    """Leases, a number of batches, and whether it answers. refusal: what it answers everything with."""
+    """Leases, a number of batches, and whether it answers. refusal: what it answers everything with. refused: names of
+    which it gives nobody anything just now."""
 
     def __init__(self) -> None:
         self.refusal: AteError | None = None
+        self.refused: set[str] = set()
         self.documents = Documents()
         self.fence = 0
         self.sequence = 10
@@ -55,12 +57,13 @@ class Server:
 
 
 class Connection:
-    """As ServerConnection, without anything in between. delay: before answers arrive."""
+    """As ServerConnection, without anything in between. delay: before answers arrive. asked: how many requests came."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, delay: float = 0.0) -> None:
         self.server = server
         self.ended = trio.Event()
-        self.delay = 0.0
+        self.delay = delay
+        self.asked = 0
 
     @property
     def lost(self) -> bool:
@@ -68,6 +71,7 @@ class Connection:
 
     async def _ask(self, work: Callable[[], Awaitable[Any]]) -> Any:
         """Do it while the connection lasts."""
+        self.asked += 1
         outcome: list[Any] = []
         async with trio.open_nursery() as nursery:
 
@@ -76,8 +80,8 @@ class Connection:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
-            if self.server.silent:
-                await trio.sleep_forever()
+            while self.server.silent:
+                await trio.sleep(0.1)
             try:
                 if self.server.refusal is not None:
                     raise self.server.refusal
@@ -94,7 +98,12 @@ class Connection:
     async def take_lease(
         self, claim: Claim, *, wait: bool = False, late: Callable[[], None] = lambda: None
     ) -> GivenLease:  # fmt: skip
-        given = await self._ask(lambda: self.server.leases.take(self, claim, (lambda _: None) if wait else None))
+        async def take() -> Any:
+            if claim.name in self.server.refused:
+                raise RateError("slower")
+            return await self.server.leases.take(self, claim, (lambda _: None) if wait else None)
+
+        given = await self._ask(take)
         try:
             await trio.sleep(self.delay)
         except trio.Cancelled:
@@ -143,12 +152,13 @@ class Mount:
         with trio.move_on_at(given_up):
             await self._news.wait()
 
-    async def connect(self) -> None:
-        connection = Connection(self.server)
+    async def connect(self, delay: float = 0.0) -> Connection:
+        connection = Connection(self.server, delay)
         await self.locks.regain(cast(Any, connection))
         self.connection = connection
         self._news.set()
         self._news = trio.Event()
+        return connection
 
     def cut(self) -> None:
         assert self.connection is not None
@@ -157,10 +167,10 @@ class Mount:
         self.connection = None
         self._lost_at = trio.current_time()
 
-    async def try_lock(self, owner: int, lock: Lock) -> bool:
+    async def try_lock(self, owner: int, lock: Lock, ino: int = FILE) -> bool:
         """Whether it could be had at once."""
         try:
-            await self.locks.lock(FILE, owner, lock, wait=False)
+            await self.locks.lock(ino, owner, lock, wait=False)
         except HeldError:
             return False
         return True

@@ -12,7 +12,8 @@ from trio.testing import wait_all_tasks_blocked
 from atedb.errors import UnreachableError
 from atedb.net.errors import DeadlockError
 from atedb.net.locks import Lock
-from atefs.mount.locks import FOLLOW_SECONDS, LOCK_SECONDS, RELEASE_SECONDS
+from atefs.mount.leases import LOCK_SECONDS, RELEASE_SECONDS
+from atefs.mount.locks import FOLLOW_SECONDS
 from tests.mount.lock_world import FILE, Mount, P, Q, Server, exclusive, run, shared
 
 
@@ -183,7 +184,7 @@ def test_a_server_that_does_not_answer_counts_as_none_where_locks_may_be_this_ma
         server.silent = False
         await a.connect()
         assert not await b.try_lock(Q, exclusive(9, 9))
-        assert a.locks.lost == 0
+        assert a.locks.leases.lost == 0
 
     run(test)
 

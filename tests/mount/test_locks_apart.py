@@ -10,7 +10,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from atedb.errors import AteError, BusyError, FencedError, UnreachableError
 from atedb.net.errors import RateError, UnavailableError
-from atefs.mount.locks import LEASE_SECONDS, RENEW_SECONDS
+from atefs.mount.leases import LEASE_SECONDS, LOCK_SECONDS, RENEW_SECONDS
+from atefs.mount.standing import Holder
 from tests.mount.lock_world import FILE, GRACE, Mount, P, Q, Server, exclusive, run, shared
 
 
@@ -27,7 +28,7 @@ def test_locks_are_had_over_the_next_connection_as_well_and_renewed() -> None:
             assert not await b.try_lock(P, exclusive(29, 29))
             assert await b.try_lock(P, shared(29, 29))
             await b.unlock(P)
-        assert a.locks.lost == 0
+        assert a.locks.leases.lost == 0
 
     run(test)
 
@@ -42,7 +43,7 @@ def test_a_lock_that_somebody_else_had_meanwhile_is_lost_and_one_that_nobody_wan
         assert await b.try_lock(P, exclusive(3, 3))
         await b.unlock(P)
         await a.connect()
-        assert a.locks.lost == 1
+        assert a.locks.leases.lost == 1
         assert not a.locks.holds(FILE, P, flock=False)
         assert a.locks.holds(FILE, P, flock=True)
         assert await b.try_lock(P, exclusive())
@@ -59,7 +60,7 @@ def test_a_mount_that_was_asleep_notices_what_it_has_lost_when_it_renews() -> No
         server.leases._sessions[a.connection].ends = trio.current_time()
         assert await b.try_lock(P, exclusive())
         await trio.sleep(LEASE_SECONDS)
-        assert a.locks.lost == 1
+        assert a.locks.leases.lost == 1
         assert not a.locks.holds(FILE, P, flock=False)
 
     run(test)
@@ -74,7 +75,7 @@ def test_locks_are_renewed_again_after_a_server_has_refused_it_for_a_while(refus
         server.refusal = None
         await trio.sleep(2 * LEASE_SECONDS)
         assert not await b.try_lock(P, exclusive())
-        assert a.locks.lost == 0
+        assert a.locks.leases.lost == 0
         await a.unlock(P)
         assert await b.try_lock(P, exclusive())
 
@@ -94,7 +95,7 @@ def test_what_was_locked_without_a_server_that_refuses_it_at_first_is_locked_the
         await b.unlock(P)
         await trio.sleep(RENEW_SECONDS)
         assert not await b.try_lock(P, exclusive(0, 0))
-        assert a.locks.lost == 0
+        assert a.locks.leases.lost == 0
 
     run(test)
 
@@ -151,7 +152,7 @@ def test_a_lock_from_without_the_server_that_somebody_has_is_lost_in_the_end() -
         assert await b.try_lock(P, exclusive())
         await a.connect()
         await trio.sleep(LEASE_SECONDS + 2)
-        assert a.locks.lost == 1
+        assert a.locks.leases.lost == 1
         assert not a.locks.holds(FILE, P, flock=False)
 
     run(test)
@@ -170,7 +171,7 @@ def test_a_restarted_server_gives_locks_to_those_who_had_them_and_to_others_late
         await b.connect()
         assert await a.try_lock(P, exclusive(0, 9)) is False  # as long as the server does not know who had what
         await trio.sleep(LEASE_SECONDS + 1)
-        assert (a.locks.lost, b.locks.lost) == (0, 0)
+        assert (a.locks.leases.lost, b.locks.leases.lost) == (0, 0)
         assert not await b.try_lock(Q, exclusive(0, 9))
         assert not await a.try_lock(Q, exclusive(10, 19))
         await a.unlock(P)
@@ -189,7 +190,7 @@ def test_a_restarted_server_lets_those_who_had_a_lock_have_it_shared_at_once() -
         await b.connect()
         assert await a.try_lock(P, shared(0, 9))
         await trio.sleep(1)
-        assert a.locks.lost == 0
+        assert a.locks.leases.lost == 0
         await trio.sleep(LEASE_SECONDS + 1)
         assert not await b.try_lock(Q, exclusive(0, 9))
         assert await b.try_lock(Q, shared(0, 9))
@@ -209,7 +210,7 @@ def test_what_was_given_back_without_the_server_is_given_back_when_all_is_there(
         await trio.sleep(4)
         assert a.steps[-1] == "settled"
         assert await b.try_lock(P, exclusive())
-        assert a.locks.lost == 0
+        assert a.locks.leases.lost == 0
 
     run(test)
 
@@ -264,14 +265,126 @@ def test_without_the_token_a_lock_that_others_had_is_had_again_unnoticed() -> No
 
     async def test(a: Mount, b: Mount, server: Server) -> None:
         assert await a.try_lock(P, exclusive())
-        token = next(iter(a.locks._tokens.values()))
+        holder = Holder(FILE, P, flock=False)
+        token = a.locks.leases._standings[holder].token
         a.cut()
         await trio.sleep(LEASE_SECONDS + 1)
         assert await b.try_lock(P, exclusive())
         await b.unlock(P)
-        claim = a.locks._claim(next(iter(a.locks._tokens)), exclusive())
+        claim = a.locks.leases.claim(holder, exclusive())
         await server.leases.take("a", claim)
         with pytest.raises(FencedError):
             await server.leases.take("a", claim._replace(token=token))
+
+    run(test)
+
+
+# Much that is to be had again, or given back
+
+
+@pytest.mark.expect_log("on this machine only")
+def test_who_locks_and_unlocks_again_and_again_without_the_server_is_of_no_more_weight_than_who_does_once() -> None:
+    async def test(a: Mount, b: Mount, _: Server) -> None:
+        assert await a.try_lock(P, shared(128, 128))  # for as long as it lives, as SQLite has one in WAL mode
+        assert await a.try_lock(P, exclusive(120, 125))
+        a.cut()
+        await trio.sleep(GRACE)
+        for round in range(3000):
+            start = 120 + round % 3
+            assert await a.try_lock(P, shared(start, start) if round % 2 else exclusive(start, 125))
+            await a.unlock(P, start, 125)
+        connection = await a.connect()
+        await trio.sleep(1)
+        assert connection.asked < 10
+        assert a.steps.count("settled") == 1
+        assert a.locks.leases.lost == 0
+        assert not await b.try_lock(P, exclusive(128, 128))
+        assert await b.try_lock(P, exclusive(120, 127))
+
+    run(test)
+
+
+@pytest.mark.expect_log("on this machine only")
+def test_what_was_locked_without_the_server_only_is_not_had_there_to_be_given_back() -> None:
+    async def test(a: Mount, b: Mount, _: Server) -> None:
+        assert await a.try_lock(P, shared(128, 128))
+        a.cut()
+        assert await a.try_lock(P, exclusive(0, 9))
+        await a.unlock(P, 0, 9)
+        assert await b.try_lock(P, exclusive(0, 9))
+        await a.connect()
+        await trio.sleep(1)
+        assert a.locks.leases.lost == 0
+        assert not await b.try_lock(P, exclusive(128, 128))
+
+    run(test)
+
+
+def test_however_many_locks_there_are_they_are_had_again_if_each_answer_comes_in_time() -> None:
+    async def test(a: Mount, b: Mount, _: Server) -> None:
+        for ino in range(1000, 2000):
+            assert await a.try_lock(P, exclusive(), ino)
+        for at in range(0, 2000, 2):
+            assert await a.try_lock(Q, shared(at, at))
+        a.cut()
+        start = trio.current_time()
+        connection = await a.connect(delay=1.0)
+        assert trio.current_time() - start > 2 * LOCK_SECONDS
+        assert connection.asked == 2000
+        assert a.locks.leases.lost == 0
+        assert not await b.try_lock(P, exclusive(), 1999)
+        assert not await b.try_lock(P, exclusive(1998, 1998))
+
+    run(test)
+
+
+def test_an_answer_that_does_not_come_in_time_has_a_new_connection_made() -> None:
+    async def test(a: Mount, b: Mount, _: Server) -> None:
+        assert await a.try_lock(P, exclusive())
+        a.cut()
+        with pytest.raises(UnreachableError):
+            await a.connect(delay=LOCK_SECONDS + 1)
+        await a.connect()
+        assert not await b.try_lock(P, exclusive())
+        assert a.locks.leases.lost == 0
+
+    run(test)
+
+
+def test_a_lock_that_the_server_refuses_to_take_over_is_kept_and_taken_over_later_and_all_others_at_once() -> None:
+    async def test(a: Mount, b: Mount, server: Server) -> None:
+        for ino in (FILE, FILE + 1):
+            assert await a.try_lock(P, exclusive(), ino)
+        a.cut()
+        server.refused = {a.locks.leases.claim(Holder(FILE, P, flock=False), exclusive()).name}
+        await a.connect()
+        with pytest.raises(UnreachableError):  # that the server has its other lock over this connection is not known
+            await a.locks.lock(FILE, P, exclusive(), wait=False)
+        assert await a.try_lock(P, exclusive(), FILE + 1)
+        assert not await b.try_lock(P, exclusive(), FILE + 1)
+        server.refused.clear()
+        await trio.sleep(3 * LEASE_SECONDS)
+        assert not await b.try_lock(P, exclusive())
+        assert a.locks.leases.lost == 0
+
+    run(test, alone=False)
+
+
+def test_what_was_given_back_unanswered_and_others_have_since_is_no_lock_that_was_lost() -> None:
+    async def test(a: Mount, b: Mount, _: Server) -> None:
+        assert await a.try_lock(P, exclusive(0, 9))
+        assert a.connection is not None
+        a.connection.delay = 1.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.try_lock, P, shared(0, 9))
+            await trio.sleep(0.5)
+            a.cut()
+        assert await b.try_lock(P, shared(0, 9))
+        await a.connect()
+        await trio.sleep(1)
+        assert a.locks.leases.lost == 0
+        assert not await b.try_lock(P, exclusive(0, 9))
+        await a.unlock(P)
+        assert await b.try_lock(P, exclusive(0, 9))
 
     run(test)

@@ -14,10 +14,11 @@ import trio
 from trio.testing import MockClock
 
 from atedb.errors import UnreachableError
-from atedb.net.errors import DeadlockError, HeldError
+from atedb.net.errors import DeadlockError, HeldError, RateError
 from atedb.net.locks import Lock
-from atefs.mount import locks as locks_module
-from atefs.mount.locks import LEASE_SECONDS, Holder
+from atefs.mount import leases as leases_module
+from atefs.mount.leases import LEASE_SECONDS
+from atefs.mount.standing import Holder
 from tests.mount.lock_world import FILE, Mount, Server
 from tests.vault.memory_chain import MemoryChain
 
@@ -88,13 +89,19 @@ class Chaos:
             if mount.connection is not None:
                 mount.connection.delay = chance.choice((0.0, 0.0, 0.5))
             if chance.random() < 0.2:
+                self.server.refusal = RateError("slower")
+                await trio.sleep(chance.choice((0.1, 1.0, 10.0)))
+            elif chance.random() < 0.2:
                 for other in self.mounts:
                     if other.connection is not None:
                         other.cut()
                 await self.server.start()
             elif mount.connection is not None:
+                self.server.silent = chance.random() < 0.2  # which ends when that is noticed
+                await trio.sleep(chance.choice((0.0, 8.0)) if self.server.silent else 0.0)
                 mount.cut()
             await trio.sleep(chance.choice((0.1, 1.0, 5.0, 30.0)))
+            self.server.refusal, self.server.silent = None, False
             for other in self.mounts:
                 if other.connection is None and chance.random() < 0.7:
                     await other.connect()
@@ -112,14 +119,13 @@ class Chaos:
     def _check(self) -> None:
         everything = []
         for mount in self.mounts:
-            locks = mount.locks
-            assert not locks._owed
-            assert not locks._unsure
+            locks = mount.locks.leases
+            assert not locks._uneven
             for holder in (Holder(FILE, owner, flock) for owner in OWNERS for flock in (False, True)):
-                mine = [self._plain(one) for one in locks._held(holder)]
+                mine = [self._plain(one) for one in locks.held(holder)]
                 theirs = [self._plain(one) for one in self._known(locks._name(holder), locks._owner(holder))]
                 assert mine == theirs
-                everything += [(mount, holder, one) for one in locks._held(holder)]
+                everything += [(mount, holder, one) for one in locks.held(holder)]
         for (mount, holder, one), (other_mount, other_holder, other) in combinations(everything, 2):
             same = (mount, holder.owner) == (other_mount, other_holder.owner)
             if not same and holder.flock == other_holder.flock and one.start <= other.end and other.start <= one.end:
@@ -155,12 +161,12 @@ def test_the_same_run_finds_a_mount_that_gives_back_without_telling(monkeypatch:
     async def forget(*_: object) -> None:
         """Say nothing."""
 
-    monkeypatch.setattr(locks_module.log, "warning", lambda *_: None)  # it may lose some, or none
+    monkeypatch.setattr(leases_module.log, "warning", lambda *_: None)  # it may lose some, or none
 
     async def main() -> None:
         chaos = Chaos(0, alone=False)
         for mount in chaos.mounts:
-            monkeypatch.setattr(mount.locks, "_match", forget)
+            monkeypatch.setattr(mount.locks.leases, "_match", forget)
         await chaos.run()
 
     with pytest.raises(BaseExceptionGroup):

@@ -416,6 +416,22 @@ def test_a_lost_connection_is_made_again_and_what_was_sent_twice_is_there_once()
     simulated(test)
 
 
+def test_what_is_agreed_first_may_take_many_answers() -> None:
+    async def test(nursery: trio.Nursery) -> None:
+        server = FakeServer()
+
+        async def met(_connection: ServerConnection) -> None:
+            for _ in range(10):
+                await trio.sleep(ANSWER_SECONDS / 2)
+
+        link = Link(server.dial, "/t/c", FakeReplica("a"), met=met)
+        nursery.start_soon(link.run)
+        await trio.sleep(10 * ANSWER_SECONDS)
+        assert (link.state, len(server.dials)) == (LinkState.ONLINE, 1)
+
+    simulated(test)
+
+
 def test_attempts_get_rarer_and_never_end() -> None:
     async def test(nursery: trio.Nursery) -> None:
         server = FakeServer()

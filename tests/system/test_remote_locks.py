@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from atedb.errors import ExitCode
-from atefs.mount.locks import LEASE_SECONDS
+from atefs.mount.leases import LEASE_SECONDS
 from tests.system.links import Relay
 from tests.system.mounted import Mounted, until
 from tests.system.replicas import Machines, Replica, alike

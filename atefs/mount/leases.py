@@ -1,0 +1,487 @@
+"""The leases of a mount: what its programs have locked, kept in step with what the server knows of that.
+
+What was done under a lock comes before the next one who has it: a lease is given back when all is on the server. So
+what was given back while there was no server is had again first, and then given back in that order.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TypeVar
+from weakref import WeakValueDictionary
+
+import trio
+
+from atedb.crypto.aead import random_bytes
+from atedb.errors import AteError, FencedError, UnreachableError
+from atedb.net.client import GivenLease, ServerConnection
+from atedb.net.errors import ConnectionLostError, HeldError, ProtocolError
+from atedb.net.host import Claim
+from atedb.net.link import Link
+from atedb.net.locks import Lock, Locks, Ranges
+from atefs.mount.standing import Debt, Holder, Standing
+from atefs.vault.codec import Keys, lock_name, u64
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 20.0
+"""How long the server keeps locks for a mount that it does not hear of."""
+RENEW_SECONDS = LEASE_SECONDS / 3
+LOCK_SECONDS = 10.0
+"""How long a server may take to answer, before it counts as out of reach; to wait for a lock may take for ever."""
+RELEASE_SECONDS = 5.0
+"""How long giving back a lock takes at most; if it is not on the server by then, it is given back later."""
+PAY_SECONDS = 30.0
+"""How long it may take until all that was done here is on the server, before it is tried again."""
+AT_ONCE = 16
+"""Requests about many locks that are under way at a time: half of those that a connection has places for."""
+
+_Item = TypeVar("_Item")
+
+
+class MountLeases:
+    """table: what programs of this mount have. lost: how many locks the server gave to others, because it did not hear
+    of this mount. settle: returns when all that was done here is on the server.
+
+    Who has locks, or had some of which the server is to be told, has a `Standing`. `_behind` are those who may not be
+    known over this connection yet.
+    """
+
+    def __init__(self, keys: Keys, link: Link, settle: Callable[[], Awaitable[None]]) -> None:
+        self.table = Locks()
+        self.lost = 0
+        self._keys = keys
+        self._link = link
+        self._settle = settle
+        self._mount = random_bytes(16)
+        self._standings: dict[Holder, Standing] = {}
+        self._uneven: set[Holder] = set()
+        self._behind: set[Holder] = set()
+        self._confirming: set[Holder] = set()
+        self._turns: WeakValueDictionary[tuple[int, bool], trio.Lock] = WeakValueDictionary()
+        self._places = trio.Semaphore(AT_ONCE)
+        self._work = trio.Event()
+        self._changed = trio.Event()
+
+    @property
+    def connection(self) -> ServerConnection | None:
+        """The one that there is."""
+        connection = self._link.connection
+        return connection if connection is not None and not connection.lost else None
+
+    def held(self, holder: Holder) -> list[Lock]:
+        """What somebody has."""
+        return self.table.held_by(holder.ino, holder.owner, flock=holder.flock)
+
+    def token(self, ino: int) -> int:
+        """The newest fencing token of a flock of a file; 0 if there is none."""
+        of_file = (one.token for holder, one in self._standings.items() if holder.ino == ino and holder.flock)
+        return max(of_file, default=0)
+
+    def turn(self, holder: Holder) -> trio.Lock:
+        """For those who change what one holder or another has of a file."""
+        key = (holder.ino, holder.flock)
+        turn = self._turns.get(key)
+        if turn is None:
+            turn = self._turns[key] = trio.Lock()
+        return turn
+
+    def claim(self, holder: Holder, lock: Lock, token: int = 0) -> Claim:
+        """What the server is asked for."""
+        name, owner = self._name(holder), self._owner(holder)
+        return Claim(name, owner, lock.start, lock.end, lock.exclusive, LEASE_SECONDS, token)
+
+    # -- one lock
+
+    async def take(
+        self, connection: ServerConnection, holder: Holder, lock: Lock, *, token: int = 0, wait: bool = False
+    ) -> GivenLease | None:  # fmt: skip
+        """Ask for a lock, without a bound. What may have been given unheard is doubtful afterwards. Raises HeldError.
+
+        None: what was given may have been given back since, or replaced, by somebody who did not know of it.
+        """
+        standing = self._standing(holder)
+        unsteady, releases = standing.releasing, standing.releases
+        standing.asking += 1
+        try:
+            lease = await connection.take_lease(
+                self.claim(holder, lock, token), wait=wait, late=partial(self.doubt, holder, lock)
+            )
+        except BaseException as error:
+            standing.asking -= 1
+            answered = isinstance(error, AteError) and not isinstance(error, ConnectionLostError | ProtocolError)
+            if not answered:
+                self.doubt(holder, lock)
+            self._look(holder)
+            raise
+        standing.asking -= 1
+        stale = lease.token < standing.token
+        standing.token = max(lease.token, standing.token)
+        if wait and (unsteady or stale or standing.releases != releases):
+            self.doubt(holder, lock)
+            return None
+        return lease
+
+    def have(self, holder: Holder, lock: Lock, lease: GivenLease) -> Callable[[], None]:
+        """It was given. What is returned has all as it was before, if it cannot be used.
+
+        Raises HeldError if somebody here has it all the same, since they were without the server.
+        """
+        standing = self._standing(holder)
+        before = [_within(one, lock) for one in self._touching(holder, lock)]
+        unsure = standing.unsure.within(lock)
+        try:
+            conflict = self.table.try_lock(holder.ino, holder.owner, lock)
+            if conflict is not None:
+                raise HeldError(conflict.start, conflict.end, conflict.exclusive)
+        except AteError:
+            self.doubt(holder, lock)
+            raise
+        standing.given(lock, lease.token)
+        self._look(holder)
+        if standing.doubtful:
+            self._work.set()
+
+        def undo() -> None:
+            self.table.unlock(holder.ino, holder.owner, lock.start, lock.end, flock=holder.flock)
+            for one in before:
+                self.table.try_lock(holder.ino, holder.owner, one)
+            for one in unsure:
+                self._standing(holder).unsure.put(one)
+            self.doubt(holder, lock)
+
+        return undo
+
+    def have_here(self, holder: Holder, lock: Lock, before: Iterable[Lock]) -> None:
+        """It is in the table, in the place of what was held before; the server has not heard of it."""
+        self._standing(holder).locked_here(lock, before)
+        self._look(holder)
+        self._work.set()
+
+    def doubt(self, holder: Holder, lock: Lock) -> None:
+        """The server may have given it, and nobody here has it."""
+        self._standing(holder).doubt(lock)
+        self._look(holder)
+        self._work.set()
+
+    def weaken(
+        self, holder: Holder, start: int, end: int, instead: Lock | None
+    ) -> Callable[[], Awaitable[None]] | None:  # fmt: skip
+        """Give back what a holder has, or have it shared from now on. Others here see that at once.
+
+        What is returned is to be awaited, and returns within RELEASE_SECONDS. None: nobody else has to hear of it.
+        """
+        gone = self._touching(holder, Lock(start, end))
+        if not gone:
+            return None
+        if instead is None:
+            self.table.unlock(holder.ino, holder.owner, start, end, flock=holder.flock)
+        else:
+            self.table.try_lock(holder.ino, holder.owner, instead)
+        standing = self._standing(holder)
+        standing.gave_back(start, end, gone, instead)
+        self._look(holder)
+        return partial(self._pay_soon, holder) if standing.owed else None
+
+    async def until_settled(self, holder: Holder) -> None:
+        """What was given back here is on its way to the server: not to be told that somebody here has it.
+
+        Of the same holder, it would even end what is given now. Raises UnreachableError.
+        """
+        with trio.move_on_after(RELEASE_SECONDS):
+            while any((one.ino, one.flock) == (holder.ino, holder.flock) for one in self._uneven):
+                await self._changed.wait()
+        with in_time():
+            while holder in self._behind or (holder in self._uneven and self._standings[holder].owing):
+                await self._changed.wait()
+
+    async def news(self) -> None:
+        """Return when what was between somebody here and the server is even."""
+        await self._changed.wait()
+
+    # -- tasks
+
+    async def run(self) -> None:
+        """Renew, and give back what is still to be given back, for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._renew)
+            while True:
+                await self._work.wait()
+                self._work = trio.Event()
+                connection = self.connection
+                if connection is not None:
+                    for holder in self._uneven - self._confirming - self._behind:
+                        standing = self._standings[holder]
+                        if standing.unsure and not (standing.doubtful or standing.paying):
+                            nursery.start_soon(self._confirm, holder)
+                    try:
+                        await self._catch_up(connection)
+                    except AteError as error:
+                        log.debug("what is locked is told to the server later: %s", error)
+                    await self._pay()
+
+    async def _renew(self) -> None:
+        while True:
+            await trio.sleep(RENEW_SECONDS)
+            self._work.set()  # what could not be given back is tried again
+            connection = self.connection
+            if not self._standings or connection is None:
+                continue
+            try:
+                try:
+                    await connection.renew_leases(LEASE_SECONDS)
+                except FencedError:
+                    await self.regain(connection)
+            except AteError as error:  # whatever the server has against it, it may have nothing the next time
+                log.debug("locks are renewed later: %s", error)
+
+    async def regain(self, connection: ServerConnection) -> None:
+        """A new connection: have all locks over this one from now on. Those that others have got are lost.
+
+        However many they are, each answer has a bound of its own. Where the server refuses one, that is tried again
+        later. Raises ConnectionLostError, UnreachableError.
+        """
+        self._behind = set(self._standings)
+        await self._catch_up(connection)
+        self._work.set()
+
+    async def _catch_up(self, connection: ServerConnection) -> None:
+        await _for_all(list(self._behind), partial(self._regain, connection))
+
+    # -- giving back
+
+    async def _pay_soon(self, holder: Holder) -> None:
+        with trio.move_on_after(RELEASE_SECONDS), suppress(AteError):
+            await self._pay_one(holder)
+
+    async def _pay(self) -> None:
+        for holder in list(self._uneven):
+            try:
+                with trio.move_on_after(PAY_SECONDS):
+                    await self._pay_one(holder)
+            except (FencedError, HeldError):
+                self._lose(holder)
+            except AteError as error:
+                log.debug("a lock is given back later: %s", error)
+
+    async def _pay_one(self, holder: Holder) -> None:
+        """Once all is on the server, have it know of a holder what is true now. Raises AteError."""
+        settled = list(self._standing(holder).owed)
+        if self.connection is not None and any(one.exclusive for one in settled):
+            await self._settle()
+        await self._tell(holder, settled)
+
+    async def _tell(self, holder: Holder, settled: list[Lock]) -> None:
+        """Have the server know what is true of what is doubtful, and of what is owed and settled. Raises AteError."""
+        async with self.turn(holder):
+            connection = self.connection
+            if connection is None or holder in self._behind:
+                raise UnreachableError("the server cannot be told that a lock was given back")
+            standing = self._standing(holder)
+            standing.begin_to_pay(settled, self.held(holder))
+            debts = list(standing.paying)
+            try:
+                await _for_all(debts, partial(self._match, connection, holder, standing))
+            finally:
+                standing.end_paying()
+                self._look(holder)
+        if debts and standing.unsure:
+            self._work.set()  # it can be confirmed now
+
+    async def _match(self, connection: ServerConnection, holder: Holder, standing: Standing, debt: Debt) -> None:
+        """Have the server know what a holder has of some bytes."""
+        span = debt.span
+        held = [_within(one, span) for one in self._touching(holder, span)]
+        kept = Ranges([*standing.known(held), *(() if debt.doubtful else standing.unheard(held))])
+        for one in kept:
+            self._heard(holder, one, await self._try(connection, holder, one, standing.token))
+        for one in kept.missing(span):
+            await self._release(connection, holder, one)
+        standing.paying.remove(debt)
+
+    # -- what the server does not know of
+
+    async def _regain(self, connection: ServerConnection, holder: Holder) -> None:
+        async with self.turn(holder):
+            standing = self._standings.get(holder)
+            if standing is not None and holder in self._behind:
+                try:
+                    await self._claim_again(connection, holder, standing)
+                    await _for_all(standing.unheard(self.held(holder)), partial(self._offer, connection, holder))
+                except (ConnectionLostError, UnreachableError):
+                    raise
+                except (FencedError, HeldError):
+                    self._lose(holder)
+                except AteError as error:
+                    log.debug("a lock is not known over this connection yet: %s", error)
+                    return
+            self._behind.discard(holder)
+            self._look(holder)
+
+    async def _claim_again(self, connection: ServerConnection, holder: Holder, standing: Standing) -> None:
+        """Have what the server knows of over this connection, and nothing else. Raises what says that it is lost."""
+
+        async def again(lock: Lock) -> None:
+            self._heard(holder, lock, await self._try(connection, holder, lock, standing.token))
+
+        async def again_owed(lock: Lock) -> None:
+            try:
+                await self._try(connection, holder, lock, standing.token)
+                standing.doubt(lock)  # what of it is not owed any more
+            except HeldError:  # that it was given back was heard, so that all was on the server before
+                standing.owed.cut(lock.start, lock.end)
+                standing.doubt(lock)
+                for one in standing.known(_within(one, lock) for one in self._touching(holder, lock)):
+                    await again(one)
+
+        kept = [piece for one in standing.known(self.held(holder)) for piece in standing.owed.missing(one)]
+        claims = [*(partial(again_owed, one) for one in standing.owed), *(partial(again, one) for one in kept)]
+        for claim in claims[:1]:  # from then on there is a token that a server goes by which was restarted
+            await claim()
+        await _for_all(claims[1:], lambda claim: claim())
+        known = Ranges(standing.known(self.held(holder)))
+        doubtful = [piece for one in standing.doubtful for piece in known.missing(one)]
+        if doubtful and not claims:
+            with suppress(HeldError):  # to ask without a token ends what was given over another connection
+                await self._try(connection, holder, Lock(doubtful[0].start, doubtful[0].start, exclusive=False))
+        for one in doubtful:
+            await self._release(connection, holder, one)
+            standing.doubtful.cut(one.start, one.end)
+
+    async def _offer(self, connection: ServerConnection, holder: Holder, lock: Lock) -> None:
+        """What was locked without the server: have it there, unless somebody has it, or the server was restarted and
+        gives nobody anything just now."""
+        with suppress(HeldError):
+            self._heard(holder, lock, await self._try(connection, holder, lock))
+
+    async def _confirm(self, holder: Holder) -> None:
+        """What was locked without the server: wait for it for as long as a restarted server gives nobody anything."""
+        standing = self._standing(holder)
+        self._confirming.add(holder)
+        try:
+            with trio.move_on_after(LEASE_SECONDS + 1) as patience:
+                for one in standing.unheard(self.held(holder)):
+                    connection = self.connection
+                    if connection is None:
+                        return  # it begins again with the next connection
+                    lease = await self.take(connection, holder, one, wait=True)
+                    if lease is not None:
+                        self._heard(holder, one, lease)
+            if patience.cancelled_caught:
+                self._lose(holder)
+            elif standing.unsure:
+                self._work.set()
+        except AteError as error:
+            log.debug("a lock is not known to the server yet: %s", error)
+        finally:
+            self._confirming.discard(holder)
+
+    def _lose(self, holder: Holder) -> None:
+        if self.held(holder):
+            self.lost += 1
+            log.warning(
+                "a lock of inode %d is lost: this machine was apart from the server, and another one has got it",
+                holder.ino,
+            )
+        self.table.unlock(holder.ino, holder.owner, flock=holder.flock)
+        self._standing(holder).lose()
+        self._look(holder)
+        self._work.set()
+
+    # -- requests
+
+    async def _try(self, connection: ServerConnection, holder: Holder, lock: Lock, token: int = 0) -> GivenLease:
+        """As `take`, in its turn among many. Raises UnreachableError."""
+        async with self._places:
+            with in_time():
+                lease = await self.take(connection, holder, lock, token=token)
+        assert lease is not None
+        return lease
+
+    async def _release(self, connection: ServerConnection, holder: Holder, lock: Lock) -> None:
+        standing = self._standing(holder)
+        standing.releases += 1
+        standing.releasing += 1
+        try:
+            async with self._places:
+                with in_time():
+                    await connection.release_lease(self._name(holder), self._owner(holder), lock.start, lock.end)
+        finally:
+            standing.releasing -= 1
+
+    def _heard(self, holder: Holder, lock: Lock, lease: GivenLease) -> None:
+        """The server has it; if it is still held, both are even."""
+        standing = self._standing(holder)
+        if [_within(one, lock)[:3] for one in self._touching(holder, lock)] == [lock[:3]]:
+            standing.given(lock, lease.token)
+        else:
+            standing.doubt(lock)
+        self._look(holder)
+        if standing.doubtful:
+            self._work.set()
+
+    # -- names
+
+    def _standing(self, holder: Holder) -> Standing:
+        standing = self._standings.get(holder)
+        if standing is None:
+            standing = self._standings[holder] = Standing()
+        return standing
+
+    def _look(self, holder: Holder) -> None:
+        """Something may have become even, or uneven: wake those who wait for it."""
+        standing = self._standing(holder)
+        if not standing.even:
+            self._uneven.add(holder)
+        else:
+            self._uneven.discard(holder)
+            if not standing.asking and not self.held(holder):
+                del self._standings[holder]
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def _touching(self, holder: Holder, span: Lock) -> list[Lock]:
+        return [one for one in self.held(holder) if one.start <= span.end and one.end >= span.start]
+
+    def _name(self, holder: Holder) -> str:
+        return lock_name(self._keys, holder.ino, flock=holder.flock).hex()
+
+    def _owner(self, holder: Holder) -> bytes:
+        return self._mount + u64(holder.owner)
+
+
+async def _for_all(items: Sequence[_Item], work: Callable[[_Item], Awaitable[None]]) -> None:
+    """Do the work for each, some at a time. Raises the first AteError; what is under way then is not given up."""
+    failures: list[AteError] = []
+    left = iter(items)
+    async with trio.open_nursery() as nursery:
+
+        async def worker() -> None:
+            try:
+                for item in left:
+                    await work(item)
+                    if failures:
+                        return
+            except AteError as error:
+                failures.append(error)
+
+        for _ in range(min(AT_ONCE, len(items))):
+            nursery.start_soon(worker)
+    if failures:
+        raise failures[0]
+
+
+def _within(lock: Lock, span: Lock) -> Lock:
+    return lock._replace(start=max(lock.start, span.start), end=min(lock.end, span.end))
+
+
+@contextmanager
+def in_time(seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    """Raises UnreachableError when what is done inside takes longer."""
+    with trio.move_on_after(seconds) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise UnreachableError("it does not answer in time")
