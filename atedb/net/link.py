@@ -143,16 +143,20 @@ class Link:
         self._news.set()
         self._news = trio.Event()
 
-    async def acknowledged(self, sequence: int, seconds: float) -> None:
+    async def acknowledged(self, sequence: int, seconds: float, *, moving: bool = False) -> None:
         """Return when all of the replica's own batches up to `sequence` are on the server's stable storage.
 
-        Raises UnreachableError: within GRACE when there is no connection to be had, and after so many seconds.
+        Raises UnreachableError: within GRACE when there is no connection to be had, and after so many seconds. moving:
+        these count only while the server takes nothing; while it does, its answers have bounds that go by their size.
         """
         target = [sequence]
         self._targets.append(target)
         try:
-            with trio.move_on_after(seconds):
+            with trio.move_on_after(seconds) as patience:
                 while self._acked < target[0]:
+                    if moving:
+                        given_up = min(patience.deadline, trio.current_time() + seconds)
+                        patience.deadline = math.inf if self.error is None else given_up
                     await self.hope()
                 return
         finally:

@@ -21,7 +21,7 @@ from atedb.net.client import GivenLease, ServerConnection
 from atedb.net.errors import ConnectionLostError, HeldError, ProtocolError
 from atedb.net.host import Claim
 from atedb.net.link import Link
-from atedb.net.locks import Lock, Locks, Ranges
+from atedb.net.locks import LAST, Lock, Locks, Ranges
 from atefs.mount.standing import Debt, Holder, Standing
 from atefs.vault.codec import Keys, lock_name, u64
 
@@ -34,20 +34,21 @@ LOCK_SECONDS = 10.0
 """How long a server may take to answer, before it counts as out of reach; to wait for a lock may take for ever."""
 RELEASE_SECONDS = 5.0
 """How long giving back a lock takes at most; if it is not on the server by then, it is given back later."""
-PAY_SECONDS = 30.0
-"""How long it may take until all that was done here is on the server, before it is tried again."""
 AT_ONCE = 16
 """Requests about many locks that are under way at a time: half of those that a connection has places for."""
+
+_SETTLED = Lock(0, LAST, exclusive=False)
+"""All that nothing was done under."""
 
 _Item = TypeVar("_Item")
 
 
 class MountLeases:
     """table: what programs of this mount have. lost: how many locks the server gave to others, because it did not hear
-    of this mount. settle: returns when all that was done here is on the server.
+    of this mount. settle: returns when all that was done here is on the server; raises when that does not come closer.
 
     Who has locks, or had some of which the server is to be told, has a `Standing`. `_behind` are those who may not be
-    known over this connection yet.
+    known over this connection yet. `_failure`: why the last attempt to tell the server something came to nothing.
     """
 
     def __init__(self, keys: Keys, link: Link, settle: Callable[[], Awaitable[None]]) -> None:
@@ -63,6 +64,8 @@ class MountLeases:
         self._confirming: set[Holder] = set()
         self._turns: WeakValueDictionary[tuple[int, bool], trio.Lock] = WeakValueDictionary()
         self._places = trio.Semaphore(AT_ONCE)
+        self._settling = False
+        self._failure: AteError | None = None
         self._work = trio.Event()
         self._changed = trio.Event()
 
@@ -186,21 +189,21 @@ class MountLeases:
         self._look(holder)
         return partial(self._pay_soon, holder) if standing.owed else None
 
-    async def until_settled(self, holder: Holder) -> None:
+    async def until_settled(self, holder: Holder, *, patient: bool) -> None:
         """What was given back here is on its way to the server: not to be told that somebody here has it.
 
-        Of the same holder, it would even end what is given now. Raises UnreachableError.
+        Of the same holder, it would even end what is given now. So who is patient waits for as long as it comes closer,
+        and others are told after RELEASE_SECONDS that they have it themselves (HeldError). Raises UnreachableError.
         """
         with trio.move_on_after(RELEASE_SECONDS):
             while any((one.ino, one.flock) == (holder.ino, holder.flock) for one in self._uneven):
                 await self._changed.wait()
-        with in_time():
-            while holder in self._behind or (holder in self._uneven and self._standings[holder].owing):
-                await self._changed.wait()
-
-    async def news(self) -> None:
-        """Return when what was between somebody here and the server is even."""
-        await self._changed.wait()
+        while holder in self._behind or (holder in self._uneven and self._standings[holder].owing):
+            if self._failure is not None:
+                raise UnreachableError(f"what was given back before cannot be: {self._failure}")
+            if not patient:
+                raise HeldError(0, LAST, exclusive=True)
+            await self._changed.wait()
 
     # -- tasks
 
@@ -211,17 +214,21 @@ class MountLeases:
             while True:
                 await self._work.wait()
                 self._work = trio.Event()
-                connection = self.connection
-                if connection is not None:
-                    for holder in self._uneven - self._confirming - self._behind:
-                        standing = self._standings[holder]
-                        if standing.unsure and not (standing.doubtful or standing.paying):
-                            nursery.start_soon(self._confirm, holder)
-                    try:
-                        await self._catch_up(connection)
-                    except AteError as error:
-                        log.debug("what is locked is told to the server later: %s", error)
-                    await self._pay()
+                connection, self._failure = self.connection, None
+                if connection is None:
+                    self._fail(UnreachableError("there is no connection to the server"))
+                    continue
+                for holder in self._uneven - self._confirming - self._behind:
+                    standing = self._standings[holder]
+                    if standing.unsure and not (standing.doubtful or standing.paying):
+                        nursery.start_soon(self._confirm, holder)
+                try:
+                    await self._catch_up(connection)
+                except AteError as error:
+                    self._fail(error)
+                await self._pay({holder: [_SETTLED] for holder in self._uneven})
+                if not self._settling and self._unsettled():
+                    nursery.start_soon(self._settle_up)
 
     async def _renew(self) -> None:
         while True:
@@ -254,25 +261,50 @@ class MountLeases:
     # -- giving back
 
     async def _pay_soon(self, holder: Holder) -> None:
-        with trio.move_on_after(RELEASE_SECONDS), suppress(AteError):
-            await self._pay_one(holder)
+        try:
+            with trio.move_on_after(RELEASE_SECONDS), suppress(AteError):
+                settled = list(self._standing(holder).owed)
+                if self.connection is not None and any(one.exclusive for one in settled):
+                    await self._settle()
+                await self._tell(holder, settled)
+        finally:
+            if holder in self._uneven:
+                self._work.set()
 
-    async def _pay(self) -> None:
-        for holder in list(self._uneven):
+    def _unsettled(self) -> dict[Holder, list[Lock]]:
+        """What is owed that nobody else may have before all is on the server."""
+        owed = {holder: [one for one in self._standings[holder].owed if one.exclusive] for holder in self._uneven}
+        return {holder: locks for holder, locks in owed.items() if locks}
+
+    async def _settle_up(self) -> None:
+        """Give all of that back: it is waited for once, for all that is owed by then."""
+        self._settling = True
+        try:
+            while due := self._unsettled():
+                await self._settle()
+                if not await self._pay(due):
+                    break
+        except AteError as error:
+            self._fail(error)
+        finally:
+            self._settling = False
+
+    async def _pay(self, due: dict[Holder, list[Lock]]) -> bool:
+        """Tell the server what is true of what is owed. False: not of all, which is tried again later."""
+        told = True
+
+        async def pay(holder: Holder) -> None:
+            nonlocal told
             try:
-                with trio.move_on_after(PAY_SECONDS):
-                    await self._pay_one(holder)
+                await self._tell(holder, due[holder])
             except (FencedError, HeldError):
                 self._lose(holder)
             except AteError as error:
-                log.debug("a lock is given back later: %s", error)
+                self._fail(error)
+                told = False
 
-    async def _pay_one(self, holder: Holder) -> None:
-        """Once all is on the server, have it know of a holder what is true now. Raises AteError."""
-        settled = list(self._standing(holder).owed)
-        if self.connection is not None and any(one.exclusive for one in settled):
-            await self._settle()
-        await self._tell(holder, settled)
+        await _for_all(list(due), pay)
+        return told
 
     async def _tell(self, holder: Holder, settled: list[Lock]) -> None:
         """Have the server know what is true of what is doubtful, and of what is owed and settled. Raises AteError."""
@@ -316,7 +348,7 @@ class MountLeases:
                 except (FencedError, HeldError):
                     self._lose(holder)
                 except AteError as error:
-                    log.debug("a lock is not known over this connection yet: %s", error)
+                    self._fail(error)
                     return
             self._behind.discard(holder)
             self._look(holder)
@@ -379,6 +411,11 @@ class MountLeases:
         finally:
             self._confirming.discard(holder)
 
+    def _fail(self, error: AteError) -> None:
+        log.debug("what the server is to know of locks it is told later: %s", error)
+        self._failure = error
+        self._wake()
+
     def _lose(self, holder: Holder) -> None:
         if self.held(holder):
             self.lost += 1
@@ -440,6 +477,9 @@ class MountLeases:
             self._uneven.discard(holder)
             if not standing.asking and not self.held(holder):
                 del self._standings[holder]
+        self._wake()
+
+    def _wake(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
 

@@ -170,13 +170,13 @@ class SharedLocks:
             self._waiting += 1
             try:
                 while lease is None:
-                    await self.leases.until_settled(holder)
+                    await self.leases.until_settled(holder, patient=True)
                     lease = await self.leases.take(connection, holder, lock, wait=True)
             finally:
                 self._waiting -= 1
             undo = self.leases.have(holder, lock, lease)
         else:
-            await self.leases.until_settled(holder)
+            await self.leases.until_settled(holder, patient=False)
             with in_time():
                 async with self.leases.turn(holder):
                     self._require_here(holder, lock)

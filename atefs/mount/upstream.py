@@ -188,13 +188,14 @@ class Upstream:
         await self.link.acknowledged(sequence, SYNC_SECONDS)
 
     async def _settle(self) -> None:
-        """Return when all that was done here is on the server. Raises AteError."""
+        """Return when all that was done here is on the server, as long as it takes something. Raises AteError."""
         assert self._mounted is not None
         committer = self._mounted[1]
         if not committer.clean:
             await committer.share()
         if self._chain.written > self.replication.acked.sequence:
-            await self._acknowledged(self.replication.ready)
+            self.link.wake()
+            await self.link.acknowledged(self.replication.ready, SYNC_SECONDS, moving=True)
 
     async def _follow(self, sequence: int) -> None:
         """Return when all that the server had up to `sequence` is here, and the kernel knows. Raises AteError."""

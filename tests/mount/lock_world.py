@@ -47,7 +47,19 @@ class Server:
         self.documents = Documents()
         self.fence = 0
         self.sequence = 10
-        self.silent = False
+        self.answering = trio.Event()
+        self.answering.set()
+
+    @property
+    def silent(self) -> bool:
+        return not self.answering.is_set()
+
+    @silent.setter
+    def silent(self, silent: bool) -> None:
+        if silent:
+            self.answering = trio.Event()
+        else:
+            self.answering.set()
 
     async def start(self) -> None:
         """Begin, or begin again."""
@@ -80,8 +92,7 @@ class Connection:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
-            while self.server.silent:
-                await trio.sleep(0.1)
+            await self.server.answering.wait()
             try:
                 if self.server.refusal is not None:
                     raise self.server.refusal
@@ -124,20 +135,26 @@ class Connection:
 
 
 class Mount:
-    """One machine: its locks, and the link, which the test makes and cuts. steps: what was done, in order."""
+    """One machine: its locks, and the link, which the test makes and cuts. steps: what was done, in order.
+
+    settling, settled_at: how long it takes, and until when, that all is on the server. unsettled: what that ends with.
+    """
 
     def __init__(self, server: Server, keys: MemoryChain, *, alone: bool = True) -> None:
         self.server = server
         self.connection: Connection | None = None
         self.steps: list[str] = []
-        self.settling = 0.0
+        self.settling = self.settled_at = 0.0
+        self.unsettled: AteError | None = None
         self.following = 0.0
         self._news = trio.Event()
         self._lost_at = 0.0
         self.locks = SharedLocks(cast(Any, keys), cast(Any, self), self._settle, self._follow, alone=alone)
 
     async def _settle(self) -> None:
-        await trio.sleep(self.settling)
+        await trio.sleep(max(self.settling, self.settled_at - trio.current_time()))
+        if self.unsettled is not None:
+            raise self.unsettled
         self.steps.append("settled")
         self.server.sequence += 1
 

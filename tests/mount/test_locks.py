@@ -99,6 +99,80 @@ def test_a_lock_that_cannot_be_settled_is_given_back_later() -> None:
     run(test)
 
 
+def test_a_lock_that_takes_too_long_to_give_back_is_given_back_as_soon_as_all_is_on_the_server() -> None:
+    async def test(a: Mount, b: Mount, _: Server) -> None:
+        assert await a.try_lock(P, exclusive())
+        start = trio.current_time()
+        a.settled_at = start + RELEASE_SECONDS + 0.1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.unlock, P)
+            nursery.start_soon(lambda: b.locks.lock(FILE, P, exclusive(), wait=True))
+        assert trio.current_time() - start == pytest.approx(RELEASE_SECONDS + 0.1)
+
+    run(test)
+
+
+def test_a_program_that_is_killed_as_it_gives_a_lock_back_has_it_given_back_all_the_same() -> None:
+    async def test(a: Mount, b: Mount, _: Server) -> None:
+        assert await a.try_lock(P, exclusive())
+        a.settling = 1.0
+        with trio.move_on_after(0.5):
+            await a.unlock(P)
+        start = trio.current_time()
+        await b.locks.lock(FILE, P, exclusive(), wait=True)
+        assert trio.current_time() - start == pytest.approx(1.0)
+
+    run(test)
+
+
+def test_for_many_locks_it_is_waited_once_until_all_is_on_the_server() -> None:
+    async def test(a: Mount, b: Mount, _: Server) -> None:
+        for ino in range(100, 300):
+            assert await a.try_lock(P, exclusive(), ino)
+        a.settling = RELEASE_SECONDS + 1
+        start = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for ino in range(100, 300):
+                nursery.start_soon(cast(Any, a.locks.unlock(ino, P)))
+        for ino in range(100, 300):
+            await b.locks.lock(ino, P, exclusive(), wait=True)
+        assert trio.current_time() - start < 3 * a.settling
+        assert a.steps.count("settled") <= 2
+
+    run(test)
+
+
+def test_who_wants_back_what_it_has_just_given_back_waits_for_as_long_as_that_moves() -> None:
+    async def test(a: Mount, b: Mount, _: Server) -> None:
+        assert await a.try_lock(P, exclusive())
+        a.settled_at = trio.current_time() + 100
+        await a.unlock(P)
+        start = trio.current_time()
+        assert not await a.try_lock(P, exclusive())  # without patience it is not waited for
+        assert trio.current_time() - start == pytest.approx(RELEASE_SECONDS)
+        await a.locks.lock(FILE, P, exclusive(), wait=True)
+        assert trio.current_time() == pytest.approx(a.settled_at)
+        assert not await b.try_lock(P, exclusive())
+
+    run(test, alone=False)
+
+
+def test_who_wants_back_what_cannot_be_given_back_is_told_so() -> None:
+    async def test(a: Mount, b: Mount, _: Server) -> None:
+        assert await a.try_lock(P, exclusive())
+        a.settling, a.unsettled = 1.0, UnreachableError("it takes nothing")
+        await a.unlock(P)
+        for wait in (False, True):
+            start = trio.current_time()
+            with pytest.raises(UnreachableError, match="it takes nothing"):
+                await a.locks.lock(FILE, P, exclusive(), wait=wait)
+            assert trio.current_time() - start < RELEASE_SECONDS + 2 * a.settling
+        a.unsettled = None
+        await b.locks.lock(FILE, P, exclusive(), wait=True)
+
+    run(test, alone=False)
+
+
 def test_the_next_owner_of_a_number_is_not_harmed_by_what_the_last_one_gives_back() -> None:
     async def test(a: Mount, b: Mount, _: Server) -> None:
         for _round in range(10):
