@@ -7,6 +7,7 @@ what was given back while there was no server is had again first, and then given
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -189,11 +190,12 @@ class MountLeases:
         self._look(holder)
         return partial(self._pay_soon, holder) if standing.owed else None
 
-    async def until_settled(self, holder: Holder, *, patient: bool) -> None:
+    async def until_settled(self, holder: Holder, lock: Lock, *, patient: bool) -> None:
         """What was given back here is on its way to the server: not to be told that somebody here has it.
 
         Of the same holder, it would even end what is given now. So who is patient waits for as long as it comes closer,
-        and others are told after RELEASE_SECONDS that they have it themselves (HeldError). Raises UnreachableError.
+        and others are told after RELEASE_SECONDS that they have it themselves (HeldError). Raises UnreachableError. And
+        what one has alone and is about to share is settled, too.
         """
         with trio.move_on_after(RELEASE_SECONDS):
             while any((one.ino, one.flock) == (holder.ino, holder.flock) for one in self._uneven):
@@ -204,6 +206,11 @@ class MountLeases:
             if not patient:
                 raise HeldError(0, LAST, exclusive=True)
             await self._changed.wait()
+        if not lock.exclusive and any(one.exclusive for one in self._touching(holder, lock)):
+            with trio.move_on_after(math.inf if patient else RELEASE_SECONDS) as scope:
+                await self._settle()
+            if scope.cancelled_caught:
+                raise HeldError(0, LAST, exclusive=True)
 
     # -- tasks
 

@@ -10,12 +10,13 @@ is given when all that was there then is here, and the kernel knows.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 
 import trio
 
-from atedb.errors import AteError, FencedError, UnreachableError
-from atedb.net.client import ServerConnection
+from atedb.errors import AteError, BusyError, FencedError, UnreachableError
+from atedb.net.client import GivenLease, ServerConnection
 from atedb.net.errors import ConnectionLostError, HeldError, RateError, UnavailableError
 from atedb.net.link import Link
 from atedb.net.locks import LAST, Lock, Waiter
@@ -27,6 +28,10 @@ log = logging.getLogger(__name__)
 
 FOLLOW_SECONDS = 30.0
 """How long it may take until all is here that others did before they gave a lock back."""
+AGAIN_SECONDS = 1.0
+"""How soon what the server has given, and somebody here has without its knowing, is asked for again."""
+_PASSES = (ConnectionLostError, UnreachableError, UnavailableError, BusyError, RateError)
+"""What says that the server cannot be asked for now."""
 
 
 class SharedLocks:
@@ -70,18 +75,13 @@ class SharedLocks:
             await self._done(self.leases.weaken(holder, lock.start, lock.end, lock))
             return
         while True:
-            connection = await self._connection()
-            if connection is not None:
-                try:
-                    await self._lock_there(connection, holder, lock, wait=wait)
-                    return
-                except (ConnectionLostError, FencedError):
-                    continue
-                except (UnreachableError, UnavailableError, RateError) as error:
-                    if connection.lost:
-                        continue
-                    self._go_on_alone(error)
-            if await self._lock_here(holder, lock, wait=wait):
+            try:
+                await self._try(holder, lock, patient=wait)
+                return
+            except HeldError:
+                if not wait:
+                    raise
+            if await self._wait(holder, lock):
                 return
 
     def unlock(
@@ -97,6 +97,7 @@ class SharedLocks:
 
     async def test(self, ino: int, owner: int, lock: Lock) -> Lock | None:
         """What would prevent a lock; its pid is 0 where another mount has it. Raises UnreachableError."""
+        patience = _Patience()
         while True:
             conflict = self._table.test(ino, owner, lock)
             connection = await self._connection() if conflict is None else None
@@ -108,11 +109,10 @@ class SharedLocks:
                 return None
             except HeldError as held:
                 return Lock(held.start, held.end, held.exclusive)
-            except ConnectionLostError:
-                continue
-            except (UnreachableError, UnavailableError, RateError) as error:
-                self._go_on_alone(error)
-                return None
+            except _PASSES as error:
+                if not patience.allows_another(connection):
+                    self._go_on_alone(error)
+                    return None
 
     def token(self, ino: int) -> int:
         """The newest fencing token of a flock of a file; 0 if there is none."""
@@ -162,27 +162,42 @@ class SharedLocks:
             log.warning("without the server, locks count on this machine only: %s", why)
         self._said = True
 
-    async def _lock_there(
-        self, connection: ServerConnection, holder: Holder, lock: Lock, *, wait: bool
-    ) -> None:  # fmt: skip
-        if wait:
-            lease = None
-            self._waiting += 1
+    async def _try(self, holder: Holder, lock: Lock, *, patient: bool) -> None:
+        """Have it, unless somebody else does.
+
+        Raises HeldError, UnreachableError. Has a bound, but for what somebody patient has given back before.
+        """
+        patience = _Patience()
+        while True:
+            connection = await self._connection()
+            if connection is None:
+                self._lock_here(holder, lock)
+                return
             try:
-                while lease is None:
-                    await self.leases.until_settled(holder, patient=True)
-                    lease = await self.leases.take(connection, holder, lock, wait=True)
-            finally:
-                self._waiting -= 1
-            undo = self.leases.have(holder, lock, lease)
-        else:
-            await self.leases.until_settled(holder, patient=False)
-            with in_time():
-                async with self.leases.turn(holder):
-                    self._require_here(holder, lock)
-                    lease = await self.leases.take(connection, holder, lock)
-                    assert lease is not None
-                    undo = self.leases.have(holder, lock, lease)
+                await self._try_there(connection, holder, lock, patient=patient)
+                return
+            except HeldError:
+                raise
+            except _PASSES as error:
+                if not patience.allows_another(connection):
+                    self._go_on_alone(error)
+                    self._lock_here(holder, lock)
+                    return
+
+    async def _try_there(
+        self, connection: ServerConnection, holder: Holder, lock: Lock, *, patient: bool
+    ) -> None:  # fmt: skip
+        await self.leases.until_settled(holder, lock, patient=patient)
+        with in_time():
+            async with self.leases.turn(holder):
+                self._require_here(holder, lock)
+                lease = await self.leases.take(connection, holder, lock)
+                assert lease is not None
+                undo = self.leases.have(holder, lock, lease)
+        await self._see(lease, undo)
+
+    async def _see(self, lease: GivenLease, undo: Callable[[], None]) -> None:
+        """See what was done under it before. Raises UnreachableError; then it is not had."""
         try:
             with in_time(FOLLOW_SECONDS):
                 await self._follow(lease.sequence)
@@ -190,14 +205,50 @@ class SharedLocks:
             undo()
             raise
 
-    async def _lock_here(self, holder: Holder, lock: Lock, *, wait: bool) -> bool:
+    def _lock_here(self, holder: Holder, lock: Lock) -> None:
+        """Without the server."""
+        before = self.leases.held(holder)
+        self._require_here(holder, lock)
+        self._table.try_lock(holder.ino, holder.owner, lock)
+        self.leases.have_here(holder, lock, before)
+
+    # -- waiting
+
+    async def _wait(self, holder: Holder, lock: Lock) -> bool:
+        """Somebody has it: wait until it is given. False: it is to be tried again."""
+        self._waiting += 1
+        try:
+            connection = await self._connection()
+            if connection is not None:
+                try:
+                    return await self._wait_there(connection, holder, lock)
+                except _PASSES as error:
+                    if connection.lost:
+                        return False
+                    self._go_on_alone(error)
+            return await self._wait_here(holder, lock)
+        finally:
+            self._waiting -= 1
+
+    async def _wait_there(self, connection: ServerConnection, holder: Holder, lock: Lock) -> bool:
+        await self.leases.until_settled(holder, lock, patient=True)
+        try:
+            lease = await self.leases.take(connection, holder, lock, wait=True)
+        except FencedError:
+            return False
+        if lease is None:
+            return False
+        try:
+            undo = self.leases.have(holder, lock, lease)
+        except HeldError:
+            await trio.sleep(AGAIN_SECONDS)
+            return False
+        await self._see(lease, undo)
+        return True
+
+    async def _wait_here(self, holder: Holder, lock: Lock) -> bool:
         """Without the server. False: it is there again."""
         before = self.leases.held(holder)
-        if not wait:
-            self._require_here(holder, lock)
-            self._table.try_lock(holder.ino, holder.owner, lock)
-            self.leases.have_here(holder, lock, before)
-            return True
         given: list[bool] = []
         news = trio.Event()
 
@@ -210,15 +261,15 @@ class SharedLocks:
         if waiter is None:
             self.leases.have_here(holder, lock, before)
             return True
-        self._waiting += 1
         self._here[news] = waiter
         try:
             await news.wait()
         finally:
             del self._here[news]
-            self._waiting -= 1
             self._table.cancel(waiter)  # changes nothing if it was given
         return bool(given)
+
+    # -- what is here
 
     def _require_here(self, holder: Holder, lock: Lock) -> None:
         """Raise HeldError for what another program of this machine has."""
@@ -237,3 +288,15 @@ class SharedLocks:
             if one.start <= at <= one.end:
                 at, alone = one.end + 1, alone or one.exclusive
         return at > lock.end and alone
+
+
+class _Patience:
+    """With connections that are lost: others are tried for LOCK_SECONDS after the first one."""
+
+    def __init__(self) -> None:
+        self._ends = math.inf
+
+    def allows_another(self, connection: ServerConnection) -> bool:
+        """Whether it is to be tried again, over another one."""
+        self._ends = min(self._ends, trio.current_time() + LOCK_SECONDS)
+        return connection.lost and trio.current_time() < self._ends

@@ -126,6 +126,9 @@ class Connection:
 
     async def test_lease(self, claim: Claim) -> None:
         await self._ask(lambda: self.server.leases.test(claim))
+        await trio.sleep(self.delay)
+        if self.lost:
+            raise ConnectionLostError("it was cut before the answer came")
 
     async def renew_leases(self, seconds: float) -> None:
         await self._ask(lambda: self.server.leases.renew(self, seconds))

@@ -14,6 +14,7 @@ from atedb.net.errors import DeadlockError
 from atedb.net.locks import Lock
 from atefs.mount.leases import LOCK_SECONDS, RELEASE_SECONDS
 from atefs.mount.locks import FOLLOW_SECONDS
+from atefs.mount.standing import Holder
 from tests.mount.lock_world import FILE, Mount, P, Q, Server, exclusive, run, shared
 
 
@@ -69,6 +70,22 @@ def test_to_share_what_one_had_alone_is_to_give_something_back() -> None:
         assert not await b.try_lock(P, shared(0, 10))
         assert not await a.try_lock(P, exclusive(0, 9))
         assert await a.try_lock(P, exclusive(10, 20))
+
+    run(test)
+
+
+def test_to_share_what_one_had_alone_and_more_is_to_have_all_on_the_server_first() -> None:
+    async def test(a: Mount, b: Mount, _: Server) -> None:
+        assert await a.try_lock(P, exclusive(0, 9))
+        a.settling = 1.0
+        start = trio.current_time()
+        assert await a.try_lock(P, shared(5, 14))
+        assert a.steps[-2] == "settled"
+        assert await b.try_lock(P, shared(5, 14))
+        a.settling = RELEASE_SECONDS + 1
+        assert not await a.try_lock(P, shared(0, 20))
+        assert trio.current_time() - start == pytest.approx(1.0 + RELEASE_SECONDS)
+        assert not await b.try_lock(P, shared(0, 0))
 
     run(test)
 
@@ -243,6 +260,94 @@ def test_a_server_that_does_not_answer_wedges_nobody() -> None:
         assert trio.current_time() - start <= RELEASE_SECONDS + 0.1
 
     run(test, alone=False)
+
+
+def test_many_who_want_one_file_of_a_server_that_does_not_answer_wait_no_longer_than_one() -> None:
+    async def test(a: Mount, b: Mount, server: Server) -> None:
+        server.silent = True
+        start = trio.current_time()
+
+        async def ask(at: int) -> None:
+            with pytest.raises(UnreachableError):
+                await a.locks.lock(FILE, P + at, exclusive(at, at), wait=False)
+            assert trio.current_time() - start <= LOCK_SECONDS + 0.1
+
+        async with trio.open_nursery() as nursery:
+            for at in range(20):
+                nursery.start_soon(ask, at)
+
+    run(test, alone=False)
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_link_that_is_lost_again_and_again_before_anything_is_answered_wedges_nobody(wait: bool) -> None:
+    async def test(a: Mount, b: Mount, server: Server) -> None:
+        async def flap() -> None:
+            while True:
+                assert a.connection is not None
+                a.connection.delay = 1.0
+                await trio.sleep(0.5)
+                a.cut()
+                await trio.sleep(0.5)
+                await a.connect()
+
+        for call in (
+            lambda: a.locks.lock(FILE, P, exclusive(), wait=wait),
+            lambda: a.locks.test(FILE, P, exclusive()),
+        ):
+            start = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(flap)
+                with pytest.raises(UnreachableError):
+                    await cast(Any, call)()
+                assert trio.current_time() - start < 2 * LOCK_SECONDS
+                nursery.cancel_scope.cancel()
+            (a.connection or await a.connect()).delay = 0.0
+            await trio.sleep(1)
+        assert await b.try_lock(P, exclusive())
+
+    run(test, alone=False)
+
+
+def test_who_waits_for_what_somebody_has_does_so_however_often_the_link_is_lost() -> None:
+    async def test(a: Mount, b: Mount, _: Server) -> None:
+        assert await b.try_lock(P, exclusive())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: a.locks.lock(FILE, P, exclusive(), wait=True))
+            for _round in range(100):
+                await trio.sleep(1)
+                a.cut()
+                await trio.sleep(0.1)
+                await a.connect()
+            await trio.sleep(1)
+            assert a.locks.status()["waiting"] == 1
+            await b.unlock(P)
+        assert not await b.try_lock(P, exclusive())
+
+    run(test, alone=False)
+
+
+@pytest.mark.expect_log("on this machine only|is lost")
+def test_who_waits_for_what_another_program_here_has_without_the_server_waits_until_that_is_clear() -> None:
+    async def test(a: Mount, b: Mount, server: Server) -> None:
+        a.cut()
+        assert await a.try_lock(Q, exclusive())
+        assert await b.try_lock(P, exclusive())
+        await a.connect()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: a.locks.lock(FILE, P, exclusive(), wait=True))
+            await trio.sleep(1)
+            server.refused = {a.locks.leases.claim(Holder(FILE, Q, flock=False), exclusive()).name}
+            await b.unlock(P)
+            await trio.sleep(1)
+            server.refused.clear()
+            await trio.sleep(1)
+            assert not a.locks.holds(FILE, P, flock=False)
+            await a.unlock(Q)
+        assert a.locks.holds(FILE, P, flock=False)
+        assert not await b.try_lock(P, exclusive())
+
+    run(test)
 
 
 @pytest.mark.expect_log("on this machine only")
