@@ -106,6 +106,13 @@ async def _nothing(_connection: ServerConnection) -> None:
     """Nothing more is to be said at the beginning."""
 
 
+class _Target:
+    """What somebody waits for. Several may wait for the same."""
+
+    def __init__(self, sequence: int) -> None:
+        self.sequence = sequence
+
+
 class Link:
     """One replica's link. error: why it is not online, or why the server takes nothing just now. tail: the newest batch
     that the server had when we last met.
@@ -132,7 +139,7 @@ class Link:
         self._lost = -math.inf
         self._turn = trio.Lock()
         self._news = trio.Event()
-        self._targets: list[list[int]] = []
+        self._targets: set[_Target] = set()
         self._acked = local.acked.sequence
         """As `local` has it, but for changes that are under way: `_targets` belong to this one."""
 
@@ -149,11 +156,11 @@ class Link:
         Raises UnreachableError: within GRACE when there is no connection to be had, and after so many seconds. moving:
         these count only while the server takes nothing; while it does, its answers have bounds that go by their size.
         """
-        target = [sequence]
-        self._targets.append(target)
+        target = _Target(sequence)
+        self._targets.add(target)
         try:
             with trio.move_on_after(seconds) as patience:
-                while self._acked < target[0]:
+                while self._acked < target.sequence:
                     if moving:
                         given_up = min(patience.deadline, trio.current_time() + seconds)
                         patience.deadline = math.inf if self.error is None else given_up
@@ -361,8 +368,8 @@ class Link:
             finally:
                 if self._local.rebases != rebases:
                     for target in self._targets:
-                        if target[0] > self._acked:
-                            target[0] = self._local.ready
+                        if target.sequence > self._acked:
+                            target.sequence = self._local.ready
                 self._acked = self._local.acked.sequence
                 self.wake()
 
