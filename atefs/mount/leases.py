@@ -129,6 +129,23 @@ class MountLeases:
             return None
         return lease
 
+    async def take_again(self, connection: ServerConnection, holder: Holder, lock: Lock) -> bool:
+        """Whether it is what somebody has already. The server is asked by token, so that also one that was restarted
+        says so; if it has given it to others, it is lost. Raises UnreachableError."""
+        standing = self._standings.get(holder)
+        held = standing.known(_within(one, lock) for one in self._touching(holder, lock)) if standing else []
+        if standing is None or [one[:3] for one in held] != [lock[:3]]:
+            return False
+        try:
+            with in_time():
+                lease = await self.take(connection, holder, lock, token=standing.token)
+        except FencedError:
+            self.lose(holder)
+            return False
+        assert lease is not None
+        self._heard(holder, lock, lease)
+        return True
+
     def have(self, holder: Holder, lock: Lock, lease: GivenLease) -> Callable[[], None]:
         """It was given. What is returned has all as it was before, if it cannot be used.
 
@@ -305,7 +322,7 @@ class MountLeases:
             try:
                 await self._tell(holder, due[holder])
             except (FencedError, HeldError):
-                self._lose(holder)
+                self.lose(holder)
             except AteError as error:
                 self._fail(error)
                 told = False
@@ -353,7 +370,7 @@ class MountLeases:
                 except (ConnectionLostError, UnreachableError):
                     raise
                 except (FencedError, HeldError):
-                    self._lose(holder)
+                    self.lose(holder)
                 except AteError as error:
                     self._fail(error)
                     return
@@ -410,7 +427,7 @@ class MountLeases:
                     if lease is not None:
                         self._heard(holder, one, lease)
             if patience.cancelled_caught:
-                self._lose(holder)
+                self.lose(holder)
             elif standing.unsure:
                 self._work.set()
         except AteError as error:
@@ -423,7 +440,8 @@ class MountLeases:
         self._failure = error
         self._wake()
 
-    def _lose(self, holder: Holder) -> None:
+    def lose(self, holder: Holder) -> None:
+        """The server has given what it had to others, or a part of it."""
         if self.held(holder):
             self.lost += 1
             log.warning(

@@ -187,6 +187,8 @@ class SharedLocks:
     async def _try_there(
         self, connection: ServerConnection, holder: Holder, lock: Lock, *, patient: bool
     ) -> None:  # fmt: skip
+        if await self.leases.take_again(connection, holder, lock):
+            return
         await self.leases.until_settled(holder, lock, patient=patient)
         with in_time():
             async with self.leases.turn(holder):

@@ -169,7 +169,9 @@ def test_a_restarted_server_gives_locks_to_those_who_had_them_and_to_others_late
         assert await b.try_lock(P, exclusive(10, 19))  # without the server
         await a.connect()
         await b.connect()
-        assert await a.try_lock(P, exclusive(0, 9)) is False  # as long as the server does not know who had what
+        assert not await a.try_lock(P, exclusive(0, 10))  # as long as the server does not know who had what
+        assert await a.try_lock(P, exclusive(0, 9))  # but this is what it had
+        assert await a.try_lock(P, exclusive(2, 3))
         await trio.sleep(LEASE_SECONDS + 1)
         assert (a.locks.leases.lost, b.locks.leases.lost) == (0, 0)
         assert not await b.try_lock(Q, exclusive(0, 9))
@@ -194,6 +196,23 @@ def test_a_restarted_server_lets_those_who_had_a_lock_have_it_shared_at_once() -
         await trio.sleep(LEASE_SECONDS + 1)
         assert not await b.try_lock(Q, exclusive(0, 9))
         assert await b.try_lock(Q, shared(0, 9))
+
+    run(test)
+
+
+@pytest.mark.expect_log("is lost")
+@pytest.mark.parametrize("still", [True, False])
+def test_who_asks_for_what_it_has_already_is_not_told_so_if_others_have_got_it(still: bool) -> None:
+    async def test(a: Mount, b: Mount, server: Server) -> None:
+        assert await a.try_lock(P, exclusive(0, 9))
+        assert a.connection is not None
+        server.leases._sessions[a.connection].ends = trio.current_time()  # it was asleep for long
+        assert await b.try_lock(P, exclusive(9, 9))
+        if not still:
+            await b.unlock(P)
+        assert await a.try_lock(P, exclusive(0, 9)) is not still
+        assert a.locks.leases.lost == 1
+        assert a.locks.holds(FILE, P, flock=False) is not still
 
     run(test)
 
