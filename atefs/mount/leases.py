@@ -35,6 +35,8 @@ LOCK_SECONDS = 10.0
 """How long a server may take to answer, before it counts as out of reach; to wait for a lock may take for ever."""
 RELEASE_SECONDS = 5.0
 """How long giving back a lock takes at most; if it is not on the server by then, it is given back later."""
+DEVICE_BYTES, LIFE_BYTES = 16, 8
+"""How the server tells owners apart: the replica, which of its mounts, and then the kernel's number."""
 AT_ONCE = 16
 """Requests about many locks that are under way at a time: half of those that a connection has places for."""
 
@@ -47,18 +49,23 @@ _Item = TypeVar("_Item")
 class MountLeases:
     """table: what programs of this mount have. lost: how many locks the server gave to others, because it did not hear
     of this mount. settle: returns when all that was done here is on the server; raises when that does not come closer.
+    device: the replica's public key, so that this is known as its mount, one after the other; empty if it has none.
 
     Who has locks, or had some of which the server is to be told, has a `Standing`. `_behind` are those who may not be
     known over this connection yet. `_failure`: why the last attempt to tell the server something came to nothing.
+    `_earlier`: whether an earlier mount of this replica may still have something.
     """
 
-    def __init__(self, keys: Keys, link: Link, settle: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, keys: Keys, link: Link, settle: Callable[[], Awaitable[None]], device: bytes) -> None:
         self.table = Locks()
         self.lost = 0
         self._keys = keys
         self._link = link
         self._settle = settle
-        self._mount = random_bytes(16)
+        self._device = device[:DEVICE_BYTES]
+        self._mount = (self._device or random_bytes(DEVICE_BYTES)) + random_bytes(LIFE_BYTES)
+        self._earlier = bool(device)
+        self._ending = False
         self._standings: dict[Holder, Standing] = {}
         self._uneven: set[Holder] = set()
         self._behind: set[Holder] = set()
@@ -229,10 +236,20 @@ class MountLeases:
             if scope.cancelled_caught:
                 raise HeldError(0, LAST, exclusive=True)
 
+    async def earlier_ended(self) -> bool:
+        """Wait a moment until what an earlier mount of this replica may still have has ended. Whether it just has."""
+        if not self._earlier:
+            return False
+        with trio.move_on_after(RELEASE_SECONDS):
+            while self._earlier:
+                await self._changed.wait()
+        return not self._earlier
+
     # -- tasks
 
     async def run(self) -> None:
         """Renew, and give back what is still to be given back, for ever."""
+        over = trio.current_time() + LEASE_SECONDS
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._renew)
             while True:
@@ -242,6 +259,9 @@ class MountLeases:
                 if connection is None:
                     self._fail(UnreachableError("there is no connection to the server"))
                     continue
+                self._earlier = self._earlier and trio.current_time() < over
+                if self._earlier and not self._ending:
+                    nursery.start_soon(self._end_earlier)
                 for holder in self._uneven - self._confirming - self._behind:
                     standing = self._standings[holder]
                     if standing.unsure and not (standing.doubtful or standing.paying):
@@ -268,6 +288,26 @@ class MountLeases:
                     await self.regain(connection)
             except AteError as error:  # whatever the server has against it, it may have nothing the next time
                 log.debug("locks are renewed later: %s", error)
+
+    async def _end_earlier(self) -> None:
+        """What an earlier mount had that was killed is given back as by itself: when all that was done is there.
+
+        A replica has one mount at a time, and over this connection there is only what this one has. Where the server
+        does not do it, that ends by itself, later.
+        """
+        self._ending = True
+        try:
+            await self._settle()
+            connection = self.connection
+            if connection is not None and not self._behind:
+                with in_time():
+                    await connection.end_leases(self._device)
+                self._earlier = False
+        except AteError as error:
+            log.debug("what an earlier mount had locked is not given back yet: %s", error)
+        finally:
+            self._ending = False
+            self._wake()
 
     async def regain(self, connection: ServerConnection) -> None:
         """A new connection: have all locks over this one from now on. Those that others have got are lost.

@@ -39,13 +39,14 @@ class SharedLocks:
 
     settle: returns when all that was done here is on the server. follow: returns when all that the server had up to a
     sequence is here, and the kernel knows. alone: whether there are locks while the server cannot be reached.
+    device: the replica's public key, if it has one.
     """
 
     def __init__(
         self, keys: Keys, link: Link, settle: Callable[[], Awaitable[None]], follow: Callable[[int], Awaitable[None]],
-        *, alone: bool,
+        *, alone: bool, device: bytes = b"",
     ) -> None:  # fmt: skip
-        self.leases = MountLeases(keys, link, settle)
+        self.leases = MountLeases(keys, link, settle, device)
         self._table = self.leases.table
         self._link = link
         self._follow = follow
@@ -177,7 +178,8 @@ class SharedLocks:
                 await self._try_there(connection, holder, lock, patient=patient)
                 return
             except HeldError:
-                raise
+                if not await self.leases.earlier_ended():
+                    raise
             except _PASSES as error:
                 if not patience.allows_another(connection):
                     self._go_on_alone(error)

@@ -64,7 +64,9 @@ class Upstream:
         self._mounted: tuple[Vault, Committer] | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._shares_locks = False
-        self.locks = SharedLocks(chain, self.link, self._settle, self._follow, alone=mode is RecoveryMode.ASYNC)
+        self.locks = SharedLocks(
+            chain, self.link, self._settle, self._follow, alone=mode is RecoveryMode.ASYNC, device=chain.device
+        )
 
     @asynccontextmanager
     async def _dial(self) -> AsyncIterator[ServerConnection]:

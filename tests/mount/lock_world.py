@@ -136,6 +136,12 @@ class Connection:
     async def release_lease(self, name: str, owner: bytes, start: int, end: int) -> None:
         await self._ask(lambda: self.server.leases.release(self, name, owner, start, end))
 
+    async def end_leases(self, owner: bytes) -> None:
+        async def end() -> None:
+            self.server.leases.end(self, owner)
+
+        await self._ask(end)
+
 
 class Mount:
     """One machine: its locks, and the link, which the test makes and cuts. steps: what was done, in order.
@@ -143,7 +149,7 @@ class Mount:
     settling, settled_at: how long it takes, and until when, that all is on the server. unsettled: what that ends with.
     """
 
-    def __init__(self, server: Server, keys: MemoryChain, *, alone: bool = True) -> None:
+    def __init__(self, server: Server, keys: MemoryChain, *, alone: bool = True, device: bytes = b"") -> None:
         self.server = server
         self.connection: Connection | None = None
         self.steps: list[str] = []
@@ -152,7 +158,9 @@ class Mount:
         self.following = 0.0
         self._news = trio.Event()
         self._lost_at = 0.0
-        self.locks = SharedLocks(cast(Any, keys), cast(Any, self), self._settle, self._follow, alone=alone)
+        self.locks = SharedLocks(
+            cast(Any, keys), cast(Any, self), self._settle, self._follow, alone=alone, device=device
+        )
 
     async def _settle(self) -> None:
         await trio.sleep(max(self.settling, self.settled_at - trio.current_time()))

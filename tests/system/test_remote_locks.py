@@ -239,6 +239,25 @@ def test_when_a_driver_is_killed_its_locks_end_with_their_lease(pair: tuple[Repl
     os.close(there)
 
 
+def test_what_a_killed_driver_had_is_given_back_as_soon_as_the_vault_is_mounted_again(
+    pair: tuple[Replica, Replica],
+) -> None:
+    a, b = pair
+    there = opened(b / "file")
+    with holding(a / "file"):
+        a.kill()
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(there, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    start = time.monotonic()
+    a.mount()
+    here = opened(a / "file")
+    fcntl.flock(here, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert time.monotonic() - start < LEASE_SECONDS - 5  # sooner than its lease has ended by itself
+    os.close(here)
+    fcntl.flock(there, fcntl.LOCK_EX)
+    os.close(there)
+
+
 def test_a_lock_outlives_a_link_that_is_cut_for_a_moment(machines: Machines, solo: Solo) -> None:
     a, b, relay = behind_relay(machines, solo)
     there = opened(b / "file")
