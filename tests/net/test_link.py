@@ -322,40 +322,6 @@ def test_whoever_waits_for_batches_that_became_one_waits_for_that_one() -> None:
 
 
 @pytest.mark.expect_log("the server takes nothing now")
-def test_of_several_who_wait_for_the_same_each_waits_for_itself() -> None:
-    """Whoever gives up takes nobody else's place with it."""
-
-    async def test(nursery: trio.Nursery) -> None:
-        server = FakeServer()
-        a = Machine(server, "a", nursery)
-        await a.link.acknowledged(a.write("1"), 5)
-        server.refusal = QuotaError("full")
-        target = a.write("2")
-        ended: list[str] = []
-
-        async def wait(name: str, seconds: float) -> None:
-            try:
-                await a.link.acknowledged(target, seconds)
-                ended.append(name)
-            except UnreachableError:
-                ended.append(f"{name} gave up")
-
-        nursery.start_soon(wait, "first", 1000)
-        await trio.testing.wait_all_tasks_blocked()
-        nursery.start_soon(wait, "second", 1)
-        await trio.sleep(2)
-        server.add(b"2 b:first")
-        await trio.sleep(2)
-        assert ended == ["second gave up"]
-        server.refusal = None
-        await trio.sleep(100)
-        assert ended == ["second gave up", "first"]
-        assert server.frames[-1] == b"3 a:2"
-
-    simulated(test)
-
-
-@pytest.mark.expect_log("the server takes nothing now")
 @pytest.mark.parametrize("fails", [False, True])
 def test_whoever_waits_is_not_deceived_by_batches_of_others_while_theirs_are_put_on_top(*, fails: bool) -> None:
     async def test(nursery: trio.Nursery) -> None:

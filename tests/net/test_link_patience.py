@@ -1,9 +1,10 @@
-"""The link: what may take long, as long as something moves."""
+"""The link: who waits for it, for how long, and for what."""
 
 from __future__ import annotations
 
 import pytest
 import trio
+import trio.testing
 
 from atedb.errors import QuotaError, UnreachableError
 from atedb.net.client import ServerConnection
@@ -44,5 +45,39 @@ def test_who_waits_as_long_as_the_server_takes_something_waits_longer_for_more_a
         with pytest.raises(UnreachableError, match="full"):
             await a.link.acknowledged(a.write("3"), 5, moving=True)
         assert trio.current_time() - start == pytest.approx(5)
+
+    simulated(test)
+
+
+@pytest.mark.expect_log("the server takes nothing now")
+def test_of_several_who_wait_for_the_same_each_waits_for_itself() -> None:
+    """Whoever gives up takes nobody else's place with it."""
+
+    async def test(nursery: trio.Nursery) -> None:
+        server = FakeServer()
+        a = Machine(server, "a", nursery)
+        await a.link.acknowledged(a.write("1"), 5)
+        server.refusal = QuotaError("full")
+        target = a.write("2")
+        ended: list[str] = []
+
+        async def wait(name: str, seconds: float) -> None:
+            try:
+                await a.link.acknowledged(target, seconds)
+                ended.append(name)
+            except UnreachableError:
+                ended.append(f"{name} gave up")
+
+        nursery.start_soon(wait, "first", 1000)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(wait, "second", 1)
+        await trio.sleep(2)
+        server.add(b"2 b:first")
+        await trio.sleep(2)
+        assert ended == ["second gave up"]
+        server.refusal = None
+        await trio.sleep(100)
+        assert ended == ["second gave up", "first"]
+        assert server.frames[-1] == b"3 a:2"
 
     simulated(test)
