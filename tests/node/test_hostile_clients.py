@@ -2,171 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
 import trio
 
+from atedb.chain import frame as framing
 from atedb.chain.frame import Frame
-from atedb.chain.slim import slim_frame
-from atedb.crypto.signing import SigningKey
-from atedb.errors import AteError, InvalidError, LimitError, StaleError
-from atedb.net.client import ServerConnection, connect_transport
+from atedb.chain.position import Position
+from atedb.engine import filelog
+from atedb.errors import AteError, InvalidError, LimitError
+from atedb.net.client import ServerConnection
 from atedb.net.errors import RefusedError
-from atedb.net.session import serve_connection
 from atedb.node import checking, index
-from atedb.node.config import Config
-from atedb.node.guests import Guests, NodeGuest
-from atedb.node.hosts import Hosts
-from atedb.node.tenants import Tenants
-from atedb.testing.links import Link
+from atedb.node.guests import NodeGuest
 from tests.engine.frames import Author
-from tests.net.wire import KEY
-from tests.node.chains import make_hosts
+from tests.node import attacks
+from tests.node.attacks import ANNA, ATTACKS, BEN, PATH, Attack, Node, begin, with_node
 
-ANNA, BEN = SigningKey(b"a" * 32), SigningKey(b"b" * 32)
-PATH = "/anna/vault"
-PATIENCE = 20.0
-
-Attack = Callable[[ServerConnection, Author], Awaitable[object]]
-
-
-class Node:
-    """A node with two tenants, and any number of connections to it."""
-
-    def __init__(self, folder: Path, hosts: Hosts, nursery: trio.Nursery) -> None:
-        tenants = Tenants(folder)
-        for name, key in (("anna", ANNA), ("ben", BEN)):
-            tenants.add(name, [key.public.hex()], {})
-        self._guests = Guests(tenants, Config(data=folder), hosts)
-        self._hosts = hosts
-        self._nursery = nursery
-
-    def _admit(self, identity: bytes) -> NodeGuest:
-        return self._guests.admit(identity, lambda: None)
-
-    @asynccontextmanager
-    async def connected(self, key: SigningKey) -> AsyncIterator[ServerConnection]:
-        """A connection of the owner of a key."""
-        link = Link()
-        self._nursery.start_soon(serve_connection, link.server, KEY, self._admit, self._hosts)
-        async with connect_transport(link.client, key, KEY.fingerprint) as connection:
-            yield connection
-
-
-def with_node(folder: Path, body: Callable[[Node], Awaitable[None]]) -> None:
-    """Run `body` with a node."""
-
-    async def main() -> None:
-        hosts = make_hosts(folder)
-        async with trio.open_nursery() as nursery:
-            with trio.fail_after(PATIENCE):
-                await body(Node(folder, hosts, nursery))
-            nursery.cancel_scope.cancel()
-        await hosts.aclose()
-
-    trio.run(main)
-
-
-async def forged(connection: ServerConnection, author: Author) -> None:
-    impostor = Author(author.header, seed=7)  # has no certificate of its own, and shows that of another device
-    impostor.at, impostor.device.public = author.at, author.device.public
-    await connection.append([impostor.frame(impostor.meta("a"), versions=[9], certified=False)])
-
-
-async def of_a_stranger(connection: ServerConnection, author: Author) -> None:
-    stranger = Author(author.header, seed=7)
-    stranger.at = author.at
-    await connection.append([stranger.frame(stranger.meta("a"), versions=[9], certified=False)])
-
-
-async def altered(connection: ServerConnection, author: Author) -> None:
-    frame = bytearray(author.frame(author.meta("a", bytes(100))))
-    frame[-30] ^= 1
-    await connection.append([bytes(frame)])
-
-
-async def replayed(connection: ServerConnection, author: Author) -> None:
-    frame = author.frame(author.meta("b"))
-    await connection.append([frame])
-    await connection.append([frame])
-
-
-async def out_of_order(connection: ServerConnection, author: Author) -> None:
-    _, second = author.frames(2)
-    await connection.append([second])
-
-
-async def with_a_gap(connection: ServerConnection, author: Author) -> None:
-    first, _, third = author.frames(3)
-    await connection.append([first, third])
-
-
-async def older_version(connection: ServerConnection, author: Author) -> None:
-    await connection.append([author.frame(author.meta("a"), versions=[1])])
-
-
-async def of_another_chain(connection: ServerConnection, author: Author) -> None:
-    other = Author(seed=3, root=b"another root" + bytes(20))
-    other.at = author.at
-    await connection.append([other.frame(other.meta("a"))])
-
-
-async def slim(connection: ServerConnection, author: Author) -> None:
-    await connection.append([slim_frame(author.frame(author.blob("b", bytes(9000))))])
-
-
-async def nonsense(connection: ServerConnection, _author: Author) -> None:
-    await connection.append([b"\xff" * 5000])
-
-
-async def large_nonsense(connection: ServerConnection, _author: Author) -> None:
-    await connection.append([bytes(20 << 20)])
-
-
-async def another_header(connection: ServerConnection, _author: Author) -> None:
-    await connection.put_document("chain", b"{}", 1)
-
-
-async def large_document(connection: ServerConnection, _author: Author) -> None:
-    await connection.put_document("leases", b"x" * 1000, 0)
-
-
-async def bodies_that_are_not_there(connection: ServerConnection, _author: Author) -> None:
-    await connection.bodies([(1 << 40, 1)])
-
-
-async def second_open(connection: ServerConnection, _author: Author) -> None:
-    await connection.open("/anna/other")
-
-
-ATTACKS: list[tuple[Attack, type[AteError]]] = [
-    (forged, InvalidError),
-    (of_a_stranger, InvalidError),
-    (altered, InvalidError),
-    (replayed, StaleError),
-    (out_of_order, StaleError),
-    (with_a_gap, InvalidError),
-    (older_version, InvalidError),
-    (of_another_chain, InvalidError),
-    (slim, InvalidError),
-    (nonsense, InvalidError),
-    (large_nonsense, InvalidError),
-    (another_header, InvalidError),
-    (large_document, InvalidError),
-    (bodies_that_are_not_there, InvalidError),
-    (second_open, InvalidError),
-]
-
-
-async def begin(connection: ServerConnection) -> Author:
-    """A chain with one batch."""
-    author = Author()
-    await connection.open(PATH, create=author.files)
-    await connection.append([author.frame(author.meta("a"))])
-    return author
+Careless = Callable[[pytest.MonkeyPatch], None]
 
 
 @pytest.mark.parametrize(("attack", "error"), ATTACKS, ids=lambda one: one.__name__)
@@ -181,15 +37,91 @@ def test_what_a_client_may_not_do_is_refused_and_changes_nothing(
                 await attack(connection, author)
             author.at = before
             assert not connection.lost
-            if attack is not replayed:
+            if attack is not attacks.replayed:
                 await connection.append([author.frame(author.meta("fine"))])
 
     with_node(tmp_path, body)
 
 
+def believe_signatures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks at who signed a batch."""
+    monkeypatch.setattr(checking, "verify_frame_signature", lambda *_words, **_more: None)
+
+
+def believe_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks at the hashes of what is in a batch."""
+    monkeypatch.setattr(framing, "_verify_bodies", lambda *_words: None)
+
+
+def believe_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks at what a batch follows: neither the node nor the log."""
+    monkeypatch.setattr(checking, "require_next", lambda *_words: None)
+    real = filelog.FileLog._write
+
+    def careless(log: filelog.FileLog, request: filelog._Append) -> None:
+        at = request.expected = log._written
+        marks = [mark for _, mark, _ in request.heads]
+        request.heads = []
+        for mark in marks:
+            request.heads.append((at.sequence + 1, mark, at.hash))
+            at = Position(at.sequence + 1, mark)
+        real(log, request)
+
+    monkeypatch.setattr(filelog.FileLog, "_write", careless)
+
+
+def believe_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object may go back."""
+    real = index.Draft.add
+
+    def careless(draft: index.Draft, frame: Frame) -> None:
+        with suppress(InvalidError):
+            real(draft, frame)
+        draft.at = Position(frame.head.sequence, frame.hash)
+
+    monkeypatch.setattr(index.Draft, "add", careless)
+
+
+def believe_wholeness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody asks whether a batch has its blobs: neither the node nor the log."""
+    monkeypatch.setattr(checking, "_whole", lambda data: checking.Checked(framing.decode_frame(data), data))
+
+    def link(data: bytes) -> tuple[int, bytes, bytes]:
+        frame = framing.decode_frame(data)
+        return frame.head.sequence, frame.hash, frame.head.previous
+
+    monkeypatch.setattr(filelog, "_link", link)
+
+
+@pytest.mark.parametrize(
+    ("attack", "missing"),
+    [
+        (attacks.forged, [believe_signatures]),
+        (attacks.of_a_stranger, [believe_signatures]),
+        (attacks.of_another_chain, [believe_signatures]),
+        (attacks.altered, [believe_bodies]),
+        (attacks.out_of_order, [believe_order]),
+        (attacks.with_a_gap, [believe_order]),
+        (attacks.older_version, [believe_versions]),
+        (attacks.replayed, [believe_order, believe_versions]),
+        (attacks.slim, [believe_wholeness]),
+    ],
+    ids=lambda one: getattr(one, "__name__", None),
+)
+def test_without_its_protection_the_attack_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: Attack, missing: list[Careless]
+) -> None:
+    """The negative twins: what refuses an attack is the check that is meant to, and nothing else."""
+    assert not accepted(tmp_path / "careful", attack)
+    for careless in missing:
+        careless(monkeypatch)
+    assert accepted(tmp_path / "careless", attack)
+
+
 def accepted(folder: Path, attack: Attack) -> bool:
     """Whether a client gets through with it."""
     told = False
+    folder.mkdir()
 
     async def body(node: Node) -> None:
         nonlocal told
@@ -203,26 +135,6 @@ def accepted(folder: Path, attack: Attack) -> bool:
 
     with_node(folder, body)
     return told
-
-
-def test_without_a_look_at_signatures_a_forged_batch_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The negative twin."""
-    monkeypatch.setattr(checking, "verify_frame_signature", lambda *_words, **_more: None)
-    assert accepted(tmp_path, forged)
-
-
-def test_without_a_look_at_versions_an_object_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The negative twin."""
-    real = index.Draft.add
-
-    def careless(draft: index.Draft, frame: Frame) -> None:
-        try:
-            real(draft, frame)
-        except InvalidError:
-            pass
-
-    monkeypatch.setattr(index.Draft, "add", careless)
-    assert accepted(tmp_path, older_version)
 
 
 def test_a_chain_of_somebody_else_is_refused_and_without_a_chain_nothing_is_served(tmp_path: Path) -> None:
