@@ -9,7 +9,7 @@ import zstandard
 
 from atedb.chain.batch import NO_ELEMENT, Batch, bound_prefix
 from atedb.chain.event import Buffer, Lane, Seen, TermsOf
-from atedb.chain.format import CLAIM_NUMBER, COMPRESSED, EVENT_SIZE, MAX_BODY, TOMBSTONE
+from atedb.chain.format import CLAIM_NUMBER, COMPRESSED, EVENT_SIZE, MAX_BODY, TOMBSTONE, BatchHead
 from atedb.chain.frame import Frame, verify_frame_signature
 from atedb.chain.record import ABSENT, BatchKeys, Record, pack_record, unpack_record
 from atedb.chain.view import Rows, SegmentUse
@@ -100,9 +100,8 @@ class Replay:
 
     def apply(self, frame: Frame, segment: int, file: Bodies) -> None:
         """One frame that `verify` has passed, and that must be the next. Raises DamagedError."""
-        state, head = self._view.state, frame.head
-        if head.sequence != state.sequence + 1 or head.previous != state.head:
-            raise DamagedError(f"batch {head.sequence} does not follow batch {state.sequence}")
+        head = frame.head
+        self._require_next(head)
         ciphers = [
             self._keys.open_batch_cipher(slot.tenant, slot.epoch, head.salt, slot.commitment) for slot in head.keys
         ]
@@ -111,6 +110,11 @@ class Replay:
         self._check_claim(frame, ciphers[0], bounds[0])
         self._view.put_batch(head.sequence, BatchKeys(head.salt, head.keys).encode())
         self._view.advance(head.sequence, frame.hash, segment, frame.end, self._live)
+
+    def _require_next(self, head: BatchHead) -> None:
+        state = self._view.state
+        if head.sequence != state.sequence + 1 or head.previous != state.head:
+            raise DamagedError(f"batch {head.sequence} does not follow batch {state.sequence}")
 
     def _rows(
         self, frame: Frame, segment: int, file: Bodies, ciphers: list[Cipher], bounds: list[bytes]

@@ -8,6 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from atedb.chain import apply
+from atedb.chain.apply import Replay
 from atedb.chain.chain import Chain
 from atedb.chain.event import Lane, Term
 from atedb.chain.format import SEGMENT_HEADER_SIZE
@@ -212,3 +214,60 @@ def test_a_local_chain_takes_no_slim_frames(tmp_path: Path, expect_log: Callable
     again.close()
     with pytest.raises(ValueError, match="follows no server"):
         Replica(again)
+
+
+# -- twins: without the check, it goes unnoticed
+
+
+def believe_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks at what a batch follows, nor at which objects there should be after it."""
+    monkeypatch.setattr(Replica, "_require_next", lambda *_words: None)
+    monkeypatch.setattr(Replay, "_require_next", lambda *_words: None)
+    monkeypatch.setattr(Replay, "_check_claim", lambda *_words: None)
+
+
+def believe_signatures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks at who signed a batch."""
+    monkeypatch.setattr(apply, "verify_frame_signature", lambda *_words: None)
+
+
+def test_twin_without_order_a_batch_can_be_left_out(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    believe_order(monkeypatch)
+    two = followed(pair)
+    frames = pair.server.after(0)
+    two.replica.receive([frames[0], frames[2]], two.note)
+    assert two.state() == {"a": "2"}
+    assert two.blob("x") is None
+
+
+def test_twin_without_order_batches_can_be_exchanged(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    believe_order(monkeypatch)
+    believe_signatures(monkeypatch)  # the first batch brings the certificate
+    two = followed(pair)
+    frames = pair.server.after(0)
+    two.replica.receive([frames[1], frames[0]], two.note)
+    assert two.blob("x") is not None
+    assert two.state() == {}  # the first one came too late
+
+
+def test_twin_without_signatures_what_another_key_signed_is_believed(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    believe_signatures(monkeypatch)
+    frames = followed(pair).server.after(0)
+    first = decode_frame(frames[0])
+    altered = bytearray(frames[0])
+    altered[first.header.table_offset - 1] ^= 1
+    pair.two.replica.receive([bytes(altered)], pair.two.note)
+    assert pair.two.state() == {"a": "1"}
+
+
+def test_twin_without_a_look_at_its_newest_batch_a_server_can_roll_back_and_fork(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Replica, "check_tail", lambda *_words: None)
+    two = followed(pair)
+    two.sync()
+    for shown in (Position(2, bytes(32)), Position(3, bytes(32))):
+        two.replica.check_tail(shown)
+    two.put(z="more")
