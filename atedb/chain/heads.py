@@ -5,6 +5,7 @@ Whoever puts an older copy of a store back cannot put this back with it: that is
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import msgspec
@@ -22,11 +23,13 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class RememberedHeads:
-    """A folder with one small file for each chain."""
+    """A folder with one small file for each chain. `remember` may be called in several threads at once."""
 
     def __init__(self, disk: Disk, folder: Path) -> None:
         self._disk = disk
         self._folder = folder
+        self._writing = threading.Lock()
+        self._noted: dict[bytes, int] = {}
 
     def recall(self, chain_id: bytes) -> Head | None:
         """The head last remembered. A damaged note is as good as none: it only ever warns."""
@@ -38,20 +41,28 @@ class RememberedHeads:
             return None
 
     def remember(self, chain_id: bytes, head: Head) -> None:
-        """Note a head that is on stable storage."""
-        self._disk.make_folder(self._folder)
-        save_note(self._disk, self._folder / chain_id.hex(), head)
+        """Note a head that is on stable storage, unless a newer one was noted here meanwhile."""
+        with self._writing:
+            if head.sequence >= self._noted.get(chain_id, 0):
+                self._save(chain_id, head)
 
     def lower(self, chain_id: bytes, head: Head) -> None:
         """Take back, durably, what was remembered of batches after `head`: they are not to be part of the chain."""
         seen = self.recall(chain_id)
         if seen is None or seen.sequence <= head.sequence:
             return
-        if head.sequence:
-            self.remember(chain_id, head)
-        else:
-            self._disk.unlink(self._folder / chain_id.hex())
-            self._disk.sync_folder(self._folder)
+        with self._writing:
+            if head.sequence:
+                self._save(chain_id, head)
+            else:
+                self._noted.pop(chain_id, None)
+                self._disk.unlink(self._folder / chain_id.hex())
+                self._disk.sync_folder(self._folder)
+
+    def _save(self, chain_id: bytes, head: Head) -> None:
+        self._disk.make_folder(self._folder)
+        save_note(self._disk, self._folder / chain_id.hex(), head)
+        self._noted[chain_id] = head.sequence
 
 
 def rolled_back(seen: Head, found: int) -> RolledBackError:
