@@ -10,7 +10,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from atedb.chain.format import CERTIFICATE, TOMBSTONE
 from atedb.chain.frame import Frame
 from atedb.chain.header import ChainHeader, load_header, make_header, verify_root
 from atedb.chain.heads import Head, RememberedHeads
+from atedb.chain.journal import Journal
 from atedb.chain.layer import Layer
 from atedb.chain.lock import ChainLock
 from atedb.chain.log import Log
@@ -57,6 +58,7 @@ class Chain:
     made the chain read-only, or None. device: the public key that signs here, b"" when nothing
     may be written. nowait: `load` raises NotResident rather than wait for the disk. remote: of a chain that follows a
     server (see `Replica`), how far the server has it; else None. absent: where bodies come from that it alone has.
+    promised: where nothing may be written, what was synced and is in no batch yet.
     """
 
     def __init__(
@@ -80,6 +82,9 @@ class Chain:
         self._cost = ReplayCost()
         self._flight: Batch | None = None
         self._heads: RememberedHeads | None = None
+        self.promised: Mapping[bytes, Change] = {}
+        self._journal: Journal | None = None
+        self._owed: set[bytes] = set()
         self._statements: tuple[tuple[int, bytes], ...] = ()
         self._undo: list[Callable[[], None]] = []
         self._safe = Head(0, "")  # the newest batch when the last checkpoint was begun
@@ -128,6 +133,7 @@ class Chain:
         chain._terms = terms
         if chain.remote is not None:
             chain.remote.save(0)
+        chain._keep_promises()
         header.save(disk, store)  # last: a store without it is no chain yet
         return chain
 
@@ -155,6 +161,7 @@ class Chain:
             chain._terms = terms
             chain.remote = load_remote(disk, store) or (RemoteNote(disk, store) if remote else None)
             chain._recover(root, accept_rollback=accept_rollback, progress=progress)
+            chain._keep_promises(accept_rollback=accept_rollback)
         except BaseException:
             chain._release()
             raise
@@ -224,6 +231,8 @@ class Chain:
         self._require_writable()
         if self._flight is not None:
             raise RuntimeError("a commit is in flight already")
+        if self._owed and not self._owed <= {change.key for change in changes}:
+            raise RuntimeError("a commit lacks what was promised")
         get = self._view.get
         replaced = [get(change.key) for change in changes]
         versions = [1 if row is None else unpack_record(row).version + 1 for row in replaced]
@@ -278,6 +287,7 @@ class Chain:
         self._view.advance(batch.sequence, sealed.hash, batch.segment, batch.start + sealed.length, sealed.live)
         self._cost.add(len(sealed.events) + 1, sealed.length)  # and the claim: a batch without events counts as well
         self._flight = None
+        self._owed.clear()
 
     def abandon(self, batch: Batch) -> None:
         """End a commit that could not be written: as if it had never been prepared."""
@@ -294,6 +304,19 @@ class Chain:
             raise
         self.settle(batch)
         return batch.sequence
+
+    def promise(self, changes: Collection[Change]) -> bool:
+        """Put changes on stable storage which the next batch will contain: sooner done than a batch with its barrier.
+
+        False: they have to be committed and a barrier raised. Never in a chain that follows a server, whose batches are
+        wanted elsewhere soon.
+        """
+        state, journal = self._view.state, self._journal
+        idle = self._flight is None and self.failed is None and state.sequence == self.written == self.durable
+        if journal is None or not idle or not journal.append(Position(state.sequence, state.head), changes):
+            return False
+        self._owed.update(change.key for change in changes)
+        return True
 
     def barrier(self) -> int:
         """Return once all that is written is on stable storage; the sequence that is durable now. Any thread.
@@ -460,6 +483,8 @@ class Chain:
         )
         replay = self.replay(self._view, self._live)
         before = state.sequence
+        if remote is None and not accept_rollback:
+            seen = Journal(disk, store, self.keys).vouched(seen, before)
         # Where batches come from a server, what others found durable says nothing of what is durable here.
         own = None if remote is None else device.public if device else b""
         cut = Recovery(
@@ -479,6 +504,23 @@ class Chain:
             self._take_device(root, device or make_device(disk, store, self.keys))
             if remote is not None:
                 remote.settle(Position(state.sequence, state.head))
+
+    def _keep_promises(self, *, accept_rollback: bool = False) -> None:
+        """What was synced before a crash, and had not come into a batch, does so now."""
+        journal = Journal(self._disk, self.store, self.keys)
+        promised = journal.read(Position(self._view.state.sequence, self._view.state.head))
+        if self.read_only:
+            self.promised = promised
+            return
+        if promised:
+            log.info("%s: %d changes that were synced are taken from the journal", self.store, len(promised))
+            self.commit(list(promised.values()))
+            self.barrier()
+        elif accept_rollback:
+            journal.remove()
+        if self.remote is None:
+            self._journal = journal
+            self._undo.append(journal.close)
 
     def _follow(self, remote: RemoteNote) -> None:
         """What the server does not have yet lies in a layer of its own."""

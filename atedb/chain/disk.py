@@ -51,6 +51,16 @@ class File(Protocol):
         """Release the descriptor."""
 
 
+class ThroughFile(Protocol):
+    """A file whose writes are on stable storage when they return. Its length stays as it is."""
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """All of `data`. Its length, its place in memory and `offset` are multiples of 4096. Raises StorageError."""
+
+    def close(self) -> None:
+        """Release the descriptor."""
+
+
 class Disk(Protocol):
     """A folder tree on storage."""
 
@@ -59,6 +69,9 @@ class Disk(Protocol):
 
     def open(self, path: Path, *, writable: bool = False) -> File:
         """An existing file."""
+
+    def open_through(self, path: Path) -> ThroughFile:
+        """An existing file, to be written past the page cache."""
 
     def read_bytes(self, path: Path) -> bytes:
         """A whole small file."""
@@ -180,6 +193,37 @@ class RealFile:
     __del__ = close
 
 
+class RealThroughFile:
+    """Past the page cache to the device at once: one wait, where a write and a barrier are two (man 2 open, O_DIRECT).
+
+    Where the filesystem cannot do that, the two.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = RealFile(path, os.O_WRONLY)
+        try:
+            self._direct = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+        except OSError:
+            self._direct = -1
+
+    def write(self, data: memoryview, offset: int) -> None:
+        if self._direct >= 0:
+            try:
+                if os.pwritev(self._direct, [data], offset, os.RWF_DSYNC) == len(data):
+                    return
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                    raise translated(error, f"writing {self._file.path}") from error
+        self._file.write([data], offset)
+        self._file.sync()
+
+    def close(self) -> None:
+        self._file.close()
+        opened, self._direct = self._direct, -1
+        if opened >= 0:
+            os.close(opened)
+
+
 class RealDisk:
     """The operating system's filesystem."""
 
@@ -188,6 +232,9 @@ class RealDisk:
 
     def open(self, path: Path, *, writable: bool = False) -> File:
         return RealFile(path, os.O_RDWR if writable else os.O_RDONLY)
+
+    def open_through(self, path: Path) -> ThroughFile:
+        return RealThroughFile(path)
 
     def read_bytes(self, path: Path) -> bytes:
         try:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from atedb.chain import device, log, manifest, view
+from atedb.chain import device, journal, log, manifest, view
 from atedb.chain.chain import Chain, Clock
 from atedb.chain.device import load_device
 from atedb.chain.disk import Disk, RealDisk, translated
@@ -26,7 +26,9 @@ from atedb.chain.dump import Describe
 from atedb.chain.event import Change, TermsOf, no_terms
 from atedb.chain.header import load_header, verify_root
 from atedb.chain.heads import Head, RememberedHeads
+from atedb.chain.journal import Journal
 from atedb.chain.lock import ChainLock
+from atedb.chain.position import START, Position
 from atedb.chain.recovery import Progress
 from atedb.chain.remote import load_remote
 from atedb.chain.report import RepairReport, VerifyReport
@@ -79,6 +81,7 @@ def repair(
                 raise RolledBackError(found.rolled_back)
             else:
                 report = RepairReport(str(store), sequence=found.sequence, head=found.head, remarks=found.remarks)
+                report.remarks += work.mend_journal(found)
     finally:
         lock.release()
     # Opening it proves the repair, and mends whatever else there is to mend.
@@ -119,6 +122,19 @@ class _Repair:
                 continue
             return msgspec.structs.replace(self._swap(side), resumed=True)
         return None
+
+    def mend_journal(self, found: VerifyReport) -> list[str]:
+        """See that the chain opens whatever its journal is like; what is to be said of that."""
+
+        def keep() -> Path:
+            folder = self._kept(self._side(self._clock()))
+            self._disk.make_folder(folder)
+            return folder
+
+        head = bytes.fromhex(found.head) or START.hash
+        if Journal(self._disk, self._store, self._keys).mend(Position(found.sequence, head), keep):
+            return ["the journal was damaged, and a part of what was synced last is lost; it is kept as it was found"]
+        return []
 
     # -- the new log
 
@@ -167,6 +183,8 @@ class _Repair:
                     if pending >= STEP:
                         pending = 0
                         chain.checkpoint()
+                if last := Journal(self._disk, self._store, self._keys).salvage(found.sequence):
+                    chain.commit(list(last.values()))
                 head = chain.head
             finally:
                 chain.close()
@@ -207,6 +225,8 @@ class _Repair:
                     self._move(store / manifest.NAME, kept / manifest.NAME)
                 self._move(side / manifest.NAME, store / manifest.NAME)
             self._move(side / log.FOLDER, store / log.FOLDER)
+        if (store / journal.NAME).exists():  # what could be had of it is in the new log, whose batches it does not know
+            self._move(store / journal.NAME, kept / journal.NAME)
         report = RepairReport.decode(self._disk.read_bytes(side / _REPORT))
         if self._heads is not None:
             self._heads.remember(self._keys.chain_id, Head(report.sequence, report.head))

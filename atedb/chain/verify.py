@@ -18,6 +18,7 @@ from atedb.chain.format import SEGMENT_HEADER_SIZE, SegmentHeader
 from atedb.chain.frame import Frame, find_frames, read_frame, verify_frame_signature
 from atedb.chain.header import load_header, verify_root
 from atedb.chain.heads import RememberedHeads, rolled_back
+from atedb.chain.journal import Journal
 from atedb.chain.lock import holder
 from atedb.chain.log import segment_path
 from atedb.chain.manifest import NAME as MANIFEST
@@ -97,6 +98,8 @@ class _Verification:
         self._last_gap: Damage | None = None
         self._shadow: Shadow | None = None
         self._remote = load_remote(disk, store)
+        if self._keys is not None and self._remote is None:
+            self._seen = Journal(disk, store, self._keys).vouched(self._seen)
         self._own = b""
         self._done = 0
 

@@ -90,6 +90,15 @@ class FaultyFile(RealFile):
         super().write([data], offset)
         self._disk.after(cut)
 
+    def write_through(self, data: bytes, offset: int) -> None:
+        """As `write`, and stable when it returns; before that, torn like any other."""
+        cut = self._disk.step("write through")
+        self._inode.pending.append((offset, data))
+        super().write([data], offset)
+        if not self._disk.lies and not cut:
+            self._inode.sync()
+        self._disk.after(cut)
+
     def truncate(self, length: int) -> None:
         cut = self._disk.step("truncate")
         self._inode.pending.append((length, None))
@@ -101,6 +110,19 @@ class FaultyFile(RealFile):
         if not self._disk.lies and not cut:
             self._inode.sync()
         self._disk.after(cut)
+
+
+class FaultyThroughFile:
+    """A file of a FaultyDisk that is written past the page cache."""
+
+    def __init__(self, file: FaultyFile) -> None:
+        self._file = file
+
+    def write(self, data: memoryview, offset: int) -> None:
+        self._file.write_through(bytes(data), offset)
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class FaultyDisk(RealDisk):
@@ -171,6 +193,9 @@ class FaultyDisk(RealDisk):
         self._adopt(path)
         inode = self._live.get(path) or _Inode()
         return FaultyFile(self, inode, path, os.O_RDWR if writable else os.O_RDONLY)
+
+    def open_through(self, path: Path) -> FaultyThroughFile:
+        return FaultyThroughFile(self.open(path, writable=True))
 
     def _adopt(self, path: Path) -> None:
         """A file that was there before this disk was is stable as it lies."""

@@ -1,8 +1,9 @@
 """When what the vault holds in memory goes to the log, and who waits for it.
 
 Everything is committed INTERVAL seconds after it was done, or when COMMIT_BYTES of it have gathered. Whoever calls
-fsync waits for a commit and a barrier: alone and small, both are done on the spot; several at once share one of each.
-A big commit is sealed and written by a thread, while requests are answered and new state gathers behind it.
+fsync waits for a commit and a barrier: several at once share one of each. What is little, and wanted by one alone, is
+promised on the spot and committed later (`Chain.promise`); where that cannot be, both are done on the spot. A big
+commit is sealed and written by a thread, while requests are answered and new state gathers behind it.
 """
 
 from __future__ import annotations
@@ -182,13 +183,13 @@ class Committer:
             raise round_.error
 
     def _sync_inline(self) -> None:
-        """Commit and barrier on the spot; what takes a thread after all goes the long way at the next call.
+        """Have little promised, or commit it with a barrier, on the spot.
 
         Settling is put off until no request is there: until then the vault reads from what is in flight.
         """
         try:
             frozen = self._freeze_blocking()
-            if frozen is not None:
+            if frozen is not None and not self._promised(frozen):
                 self._write_inline(frozen)
             if self._chain.durable < self._chain.written:
                 self._barrier()
@@ -196,6 +197,17 @@ class Committer:
             self._failed(error)
             raise
         self._succeeded()
+
+    def _promised(self, frozen: Frozen) -> bool:
+        """Whether the chain has put it on stable storage, so that it can be committed with what comes later."""
+        start = self._stopwatch()
+        if frozen.loose:
+            if not self._chain.promise(frozen.loose):
+                return False
+            self._waited(start)
+        self._vault.promised(frozen)
+        self._flight = 0
+        return True
 
     def _settle(self) -> None:
         """Settle the commit that was put off, if there is one. To be called before anything that needs the chain."""
@@ -431,7 +443,11 @@ class Committer:
         start = self._stopwatch()
         self._chain.barrier()
         if waiting <= INLINE_BYTES:
-            self._barrier_mean += ((self._stopwatch() - start) - self._barrier_mean) / 8
+            self._waited(start)
+
+    def _waited(self, start: float) -> None:
+        """The disk has been waited for since then, for little."""
+        self._barrier_mean += ((self._stopwatch() - start) - self._barrier_mean) / 8
 
     async def _barrier_somewhere(self, hasty: bool) -> None:
         """In a thread, unless somebody waits for it and the disk is quick enough to do it on the spot."""

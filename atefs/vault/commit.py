@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from atedb.chain.event import Change
 from atefs.errors import CommitInFlightError
 from atefs.vault.codec import inode_change, orphans_group
@@ -17,13 +19,22 @@ from atefs.vault.superblock import Superblock
 
 
 class Frozen:
-    """Everything that was dirty at one moment. changes: for `Chain.prepare`. bytes: about what they will take."""
+    """Everything that was dirty at one moment. bytes: about what it will take in the log.
 
-    __slots__ = ("bytes", "changes")
+    loose: what of it is not on stable storage, for `Chain.promise`.
+    """
 
-    def __init__(self, changes: list[Change], size: int) -> None:
-        self.changes = changes
+    __slots__ = ("_ahead", "bytes", "loose")
+
+    def __init__(self, ahead: Mapping[bytes, Change], loose: Mapping[bytes, Change], size: int) -> None:
+        self._ahead = ahead
+        self.loose: Collection[Change] = loose.values()
         self.bytes = size
+
+    @property
+    def changes(self) -> list[Change]:
+        """All of it, for `Chain.prepare`."""
+        return list(self._ahead.values())
 
 
 class Commits:
@@ -51,7 +62,7 @@ class Commits:
     @property
     def dirty_objects(self) -> int:
         """Objects that the next commit would carry, blocks not counted."""
-        waiting = 0 if self._objects.in_flight else len(self._objects.ahead)
+        waiting = 0 if self._objects.in_flight or self._objects.log.read_only else len(self._objects.ahead)
         return (
             len(self._inodes.dirty) + len(self._inodes.gone) + self._directories.dirty_count
             + len(self._maps.graves) + len(self._maps.map_graves) + waiting + self._superblock.dirty
@@ -65,6 +76,8 @@ class Commits:
         """
         if self._objects.in_flight:
             raise CommitInFlightError("A commit is under way; settle or thaw it first.")
+        if self._objects.log.read_only:
+            return None
         new: dict[bytes, Change] = {}
         if self._superblock.dirty:
             change = self._superblock.change(self._objects.log)
@@ -81,11 +94,12 @@ class Commits:
             new.setdefault(change.key, change)
         for change in self._inodes.tombstones():
             new[change.key] = change
-        ahead = {**self._objects.ahead, **new} if self._objects.ahead else new
-        if not ahead:
+        objects = self._objects
+        objects.send(new)
+        if not objects.ahead:
+            objects.returned()
             return None
-        frozen = Frozen(list(ahead.values()), self._space.dirty)
-        self._objects.send(ahead)
+        frozen = Frozen(objects.ahead, objects.loose, self._space.dirty)
         self._space.in_flight, self._space.dirty = self._space.dirty, 0
         return frozen
 
@@ -100,6 +114,12 @@ class Commits:
         self._objects.returned()
         self._space.dirty += frozen.bytes
         self._space.commit_done()
+
+    def promised(self, frozen: Frozen) -> None:
+        """It is not in the log, but on stable storage: the next commit takes it along."""
+        self._objects.returned(promised=True)
+        self._space.dirty += frozen.bytes
+        self._space.in_flight = 0  # and what was known of the disk is still true
 
     def _freeze_inodes(self, new: dict[bytes, Change]) -> None:
         keys, orphans = self._objects.log, self._orphans

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from atedb.chain.event import Change, Lane, Term
@@ -36,6 +36,9 @@ class Log(Keys, Protocol):
 
     def object_count(self, lane: Lane) -> int: ...
 
+    @property
+    def promised(self) -> Mapping[bytes, Change]: ...
+
     def free_bytes(self) -> int: ...
 
 
@@ -43,12 +46,14 @@ class Objects:
     """Objects by key. `load` and `members` raise what the chain raises, NotResident included.
 
     ahead: the changes that left the dirty state and are not in the chain: those of the commit in flight, or of one
-    that failed and waits to be sent again with the next.
+    that failed, or was put off, and goes with the next.
+    loose: those of them that are not on stable storage.
     """
 
     def __init__(self, log: Log) -> None:
         self.log = log
-        self.ahead: dict[bytes, Change] = {}
+        self.ahead: dict[bytes, Change] = dict(log.promised)
+        self.loose: dict[bytes, Change] = {}
         self.in_flight = False
         self._rows: dict[bytes, list[Term]] | None = None
 
@@ -77,17 +82,22 @@ class Objects:
                     rows[term.member] = term.value
         return rows
 
-    def send(self, ahead: dict[bytes, Change]) -> None:
-        """From now on these changes are in flight."""
-        self.ahead, self.in_flight, self._rows = ahead, True, None
+    def send(self, new: dict[bytes, Change]) -> None:
+        """From now on these changes are in flight, and all that were ahead already."""
+        self.ahead.update(new)
+        self.loose.update(new)
+        self.in_flight, self._rows = True, None
 
     def arrived(self) -> None:
         """The chain answers for them now."""
-        self.ahead, self.in_flight, self._rows = {}, False, None
+        self.ahead, self.loose = {}, {}
+        self.in_flight, self._rows = False, None
 
-    def returned(self) -> None:
-        """They did not get there, and go again with the next commit."""
+    def returned(self, *, promised: bool = False) -> None:
+        """They did not get there, and go again with the next commit. promised: they are on stable storage already."""
         self.in_flight = False
+        if promised:
+            self.loose = {}
 
 
 def _joined(change: Change) -> bytes:

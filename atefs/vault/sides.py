@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from atedb.chain.event import Change, Lane
@@ -57,6 +57,7 @@ class _SideLog:
     stored_bytes = 0
     read_only = False
     failed: AteError | None = None
+    promised: Mapping[bytes, Change] = {}
 
     def __init__(self, names: Namer, state: State, commit: Callable[[Sequence[Change]], None] | None) -> None:
         self.device = names.device

@@ -401,6 +401,10 @@ class Vault:
         """It could not be written, and goes out with the next freeze, under what is newer."""
         self._commits.thaw(frozen)
 
+    def promised(self, frozen: Frozen) -> None:
+        """The chain has promised it (`Chain.promise`), and it goes out with the next freeze, under what is newer."""
+        self._commits.promised(frozen)
+
     def commit(self) -> int:
         """Commit everything dirty, at once; returns the chain's sequence, 0 when there was nothing to do."""
         frozen = self._commits.freeze()

@@ -19,8 +19,9 @@ from atefs.mount.waiting import Waiting
 
 
 class FakeFrozen:
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, loose: int) -> None:
         self.changes = [size]
+        self.loose = [loose] if loose else []
         self.bytes = size
 
 
@@ -31,6 +32,7 @@ class FakeVault:
         self.dirty_bytes = 0
         self.dirty_objects = 0
         self.settled_bytes = 0
+        self.promised_bytes = 0
         self.absent = 0
 
     def write(self, size: int) -> None:
@@ -43,12 +45,17 @@ class FakeVault:
             raise NotResident(lambda: None)
         if not self.dirty_bytes:
             return None
-        frozen = FakeFrozen(self.dirty_bytes)
+        frozen = FakeFrozen(self.dirty_bytes, self.dirty_bytes - self.promised_bytes)
         self.dirty_bytes = self.dirty_objects = 0
         return frozen
 
     def settled(self, frozen: FakeFrozen) -> None:
         self.settled_bytes += frozen.bytes
+        self.promised_bytes = 0
+
+    def promised(self, frozen: FakeFrozen) -> None:
+        self.thaw(frozen)
+        self.promised_bytes = frozen.bytes
 
     def thaw(self, frozen: FakeFrozen) -> None:
         self.dirty_bytes += frozen.bytes
@@ -56,9 +63,10 @@ class FakeVault:
 
 
 class FakeChain:
-    """Counts batches and barriers; `failure` is what the next writes raise."""
+    """Counts batches, barriers and promises; `failure` is what the next writes raise. room: for promises."""
 
     def __init__(self) -> None:
+        self.room = self.promises = 0
         self.written = self.durable = self.barriers = self.checkpoints = 0
         self.failure: Exception | None = None
         self.failed: Exception | None = None
@@ -75,6 +83,13 @@ class FakeChain:
 
     def prepare(self, changes: list[int]) -> list[int]:
         return changes
+
+    def promise(self, changes: list[int]) -> bool:
+        if self.room:
+            self.room -= 1
+            self.promises += 1
+            return True
+        return False
 
     def write(self, batch: list[int]) -> None:
         if self.failure:
@@ -262,6 +277,51 @@ def test_a_lone_sync_is_one_commit_and_one_barrier_on_the_spot(scene: Scene) -> 
         assert (scene.chain.written, scene.chain.barriers) == (1, 1)
         await scene.committer.sync()
         assert (scene.chain.written, scene.chain.barriers) == (1, 1)
+
+    scene.play(play)
+
+
+def test_lone_syncs_are_promises_while_there_is_room_and_one_commit_later(scene: Scene) -> None:
+    async def play() -> None:
+        chain = scene.chain
+        chain.room = 2
+        for number in range(1, 3):
+            scene.write(4096)
+            await scene.committer.sync()
+            await scene.committer.sync()  # nothing is new
+            assert (chain.promises, chain.written, chain.barriers) == (number, 0, 0)
+            assert not scene.committer.clean
+        await trio.sleep(INTERVAL + 0.1)
+        assert (chain.promises, chain.written, scene.vault.settled_bytes) == (2, 1, 8192)
+        scene.write(4096)
+        await scene.committer.sync()
+        assert (chain.promises, chain.written) == (2, 2)
+
+    scene.play(play)
+
+
+def test_what_was_promised_is_committed_when_there_is_no_room_for_more(scene: Scene) -> None:
+    async def play() -> None:
+        chain = scene.chain
+        chain.room = 1
+        for _ in range(2):
+            scene.write(4096)
+            await scene.committer.sync()
+        assert (chain.promises, chain.written, chain.barriers) == (1, 1, 1)
+        await scene.committer.share()
+        assert (scene.vault.settled_bytes, scene.committer.clean) == (8192, True)
+
+    scene.play(play)
+
+
+def test_a_slow_disk_is_not_waited_for_on_the_spot(scene: Scene) -> None:
+    async def play() -> None:
+        chain = scene.chain
+        chain.room = 100
+        scene.committer._barrier_mean = 1.0
+        scene.write(4096)
+        await scene.committer.sync()
+        assert (chain.promises, chain.written, chain.barriers) == (0, 1, 1)
 
     scene.play(play)
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pytest
 from blake3 import blake3
 
+from atedb.chain import journal as journal_module
 from atedb.chain import log as log_module
 from atedb.chain.chain import Chain
 from atedb.chain.disk import Disk, RealDisk
@@ -59,13 +60,14 @@ class CrashDisk(FaultyDisk):
 
 
 class SmallSegments:
-    """Segments of the log are so small in this that they are rolled again and again."""
+    """Segments of the log are so small in this that they are rolled again and again, and the journal is soon full."""
 
     def __enter__(self) -> None:
         self._patch = pytest.MonkeyPatch()
         self._patch.setattr(log_module, "SEGMENT_TARGET", 96 << 10)
         self._patch.setattr(log_module, "ZERO_AHEAD_FIRST", 4 << 10)
         self._patch.setattr(log_module, "ZERO_AHEAD_MOST", 8 << 10)
+        self._patch.setattr(journal_module, "SIZE", 32 << 10)
 
     def __exit__(self, *_: object) -> None:
         self._patch.undo()
@@ -131,7 +133,8 @@ def check(point: CrashPoint) -> None:
 
 
 def _work_on(vault: Vault, chain: Chain) -> Iterator[State]:
-    """Finish the deletions, sync a file, commit another without a sync; the states that are allowed then."""
+    """Finish the deletions, sync a file and then its name, commit another name without a sync; the states that are
+    allowed then."""
     more = True
     while more:
         more = vault.reap()
@@ -141,8 +144,13 @@ def _work_on(vault: Vault, chain: Chain) -> Iterator[State]:
     vault.write(vault.mknod(1, name % 1, stat.S_IFREG | 0o644, 0, ME).ino, 0, b"synced" * 500)
     vault.commit()
     chain.barrier()
-    yield state_of(vault)
     vault.rename(1, name % 1, 1, name % 2)
+    promised = vault.freeze()
+    assert promised is not None
+    assert chain.promise(promised.loose)
+    vault.promised(promised)
+    yield state_of(vault)
+    vault.rename(1, name % 2, 1, name % 3)
     yield state_of(vault)
     vault.commit()
 

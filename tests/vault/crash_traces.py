@@ -148,7 +148,23 @@ class Trace:
     def do_barrier(self, _a: int, _b: int, _c: int) -> None:
         written = self._written
         self.chain.barrier()
-        self.promised = written
+        self.promised = max(self.promised, written)
+
+    def do_promise(self, _a: int, _b: int, _c: int) -> None:
+        """As an fsync that waits for no commit; only one where the last one is durable."""
+        if self._flight is not None:
+            return
+        state = state_of(self.vault)
+        frozen = self.vault.freeze()
+        if frozen is None:
+            return
+        self.states.append(state)
+        if frozen.loose and not self.chain.promise(frozen.loose):
+            self.vault.thaw(frozen)
+            self.states.pop()
+            return
+        self.vault.promised(frozen)
+        self.promised = len(self.states) - 1
 
     def do_checkpoint(self, _a: int, _b: int, _c: int) -> None:
         """One that begins and ends at once, or the end of one that was begun."""
@@ -165,7 +181,7 @@ class Trace:
         if self._checkpoint is None:
             self.do_settle(0, 0, 0)
             self._checkpoint = self.chain.begin_checkpoint()
-            self.promised = self._written
+            self.promised = max(self.promised, self._written)
 
     # Files
 
@@ -242,7 +258,10 @@ class Trace:
 
 
 OPS = sorted(name[3:] for name in vars(Trace) if name.startswith("do_"))
-OFTEN = ["commit", "fsync", "freeze", "settle", "create_and_write", "create_and_write", "write", "write", "rename"]
+OFTEN = [
+    "commit", "fsync", "promise", "promise", "freeze", "settle", "create_and_write", "create_and_write", "write",
+    "write", "rename",
+]  # fmt: skip
 """What is worth doing more often than anything else."""
 
 

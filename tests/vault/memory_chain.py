@@ -36,6 +36,7 @@ class MemoryChain:
         self.log: list[list[MemoryEvent]] = []
         self.live_bytes = self.stored_bytes = 0
         self.read_only = False
+        self.promised: dict[bytes, Change] = {}
         self.device = b"this device's key".ljust(32)
         self.failed: AteError | None = None
         self.capacity = 1 << 40

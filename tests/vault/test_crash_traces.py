@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from atedb.chain.batch import Batch
 from atedb.chain.chain import Chain
+from atedb.chain.journal import Journal
 from atefs.vault.commit import Frozen
 from atefs.vault.vault import Vault
 from tests.vault.crash_points import CrashPoint, SmallSegments, check_state, faults, opened
@@ -94,6 +95,26 @@ def test_without_barriers_a_synced_state_is_lost(world: Path, monkeypatch: pytes
     monkeypatch.setattr(Chain, "barrier", lambda chain: chain.written)
     wrong = (fault for seed in range(20) for fault in found_wrong(world, made_up(seed), seed))
     assert any("not a state since the last promise" in fault for fault in wrong)
+
+
+@torn
+def test_without_a_look_into_the_journal_a_synced_state_is_lost(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Journal, "read", lambda *_: {})
+    wrong = (fault for seed in range(20) for fault in found_wrong(world, made_up(seed), seed))
+    assert any("not a state since the last promise" in fault for fault in wrong)
+
+
+class Hasty(Trace):
+    """Promises on top of a batch that no barrier has covered."""
+
+    def do_promise(self, _a: int, _b: int, _c: int) -> None:
+        self.chain.durable = self.chain.written
+        super().do_promise(_a, _b, _c)
+
+
+@torn
+def test_with_promises_on_what_is_not_durable_a_synced_state_is_lost(world: Path) -> None:
+    assert any(found_wrong(world, made_up(seed), seed, kind=Hasty) for seed in range(20))
 
 
 @pytest.mark.expect_log("torn tail")
