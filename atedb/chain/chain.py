@@ -305,6 +305,11 @@ class Chain:
         self.settle(batch)
         return batch.sequence
 
+    @property
+    def has_journal(self) -> bool:
+        """Whether `promise` may come to something."""
+        return self._journal is not None and not self._journal.failed
+
     def promise(self, changes: Collection[Change]) -> bool:
         """Put changes on stable storage which the next batch will contain: sooner done than a batch with its barrier.
 
@@ -316,6 +321,8 @@ class Chain:
         if journal is None or not idle or not journal.append(Position(state.sequence, state.head), changes):
             return False
         self._owed.update(change.key for change in changes)
+        self.stats.promises += 1
+        self.stats.seals += 1
         return True
 
     def barrier(self) -> int:

@@ -14,10 +14,12 @@ _DUTY = 20
 
 @dataclass
 class ChainStats:
-    """Counters since the chain was opened: frames appended, barriers, bodies sealed and opened, rows asked of LMDB."""
+    """Counters since the chain was opened: frames appended, barriers, promises, seals made and opened, rows asked of
+    LMDB."""
 
     appends: int = 0
     barriers: int = 0
+    promises: int = 0
     seals: int = 0
     opens: int = 0
     view_reads: int = 0

@@ -87,6 +87,7 @@ class Committer:
         self._round = _Round()
         self._busy = False
         self._flight = 0
+        self._promised_bytes = 0
         self._owed: tuple[Batch, Frozen] | None = None
         self._chore = False
         self._remembered = chain.head
@@ -168,10 +169,9 @@ class Committer:
     def sync_now(self) -> bool:
         """As `sync`, where that is quick enough to be done on the spot and nobody else waits. False: use `sync`."""
         together = self._busy or self._held or self._round.waiters or self.upstream or self._loop.pending()
-        if together or self._vault.dirty_bytes > INLINE_BYTES or not self._barrier_is_quick():
+        if together or self._vault.dirty_bytes - self._promised_bytes > INLINE_BYTES or not self._barrier_is_quick():
             return False
-        self._sync_inline()
-        return True
+        return self._sync_inline()
 
     async def _next_round(self) -> None:
         round_ = self._round
@@ -182,14 +182,17 @@ class Committer:
         if round_.error is not None:
             raise round_.error
 
-    def _sync_inline(self) -> None:
-        """Have little promised, or commit it with a barrier, on the spot.
+    def _sync_inline(self) -> bool:
+        """Have little promised, or commit it with a barrier, on the spot. False: it has become too much for that.
 
         Settling is put off until no request is there: until then the vault reads from what is in flight.
         """
         try:
             frozen = self._freeze_blocking()
             if frozen is not None and not self._promised(frozen):
+                if self._flight > INLINE_BYTES:
+                    self._thaw(frozen)
+                    return False
                 self._write_inline(frozen)
             if self._chain.durable < self._chain.written:
                 self._barrier()
@@ -197,6 +200,7 @@ class Committer:
             self._failed(error)
             raise
         self._succeeded()
+        return True
 
     def _promised(self, frozen: Frozen) -> bool:
         """Whether the chain has put it on stable storage, so that it can be committed with what comes later."""
@@ -206,8 +210,20 @@ class Committer:
                 return False
             self._waited(start)
         self._vault.promised(frozen)
-        self._flight = 0
+        self._promised_bytes, self._flight = self._flight, 0
         return True
+
+    async def _promised_to_all(self) -> bool:
+        """Whether what is dirty could be promised: to all who wait, and sooner than it is committed."""
+        if self.full or self.upstream is not None or not (self._chain.has_journal and self._barrier_is_quick()):
+            return False
+        frozen = await self._freeze() if self._vault.dirty_bytes - self._promised_bytes <= INLINE_BYTES else None
+        if frozen is None:
+            return False
+        if self._promised(frozen):
+            return True
+        self._thaw(frozen)
+        return False
 
     def _settle(self) -> None:
         """Settle the commit that was put off, if there is one. To be called before anything that needs the chain."""
@@ -273,7 +289,7 @@ class Committer:
             self._alarm.set()
 
     async def _turn(self, timed: bool) -> None:
-        """One commit of all that is dirty, its barrier if anybody or the clock asked for one, its checkpoint if due."""
+        """One commit of all that is dirty, its barrier if anybody or the clock asked for one; or a promise of it."""
         while self._held:
             await self._quiet.wait()
         self._settle()
@@ -281,17 +297,13 @@ class Committer:
         start = self._clock()
         self._calm = start + INTERVAL if timed else self._calm
         round_, self._round = self._round, _Round()
-        self._hurried = False
-        self._armed = None
+        hurried, self._hurried = self._hurried, False
+        armed, self._armed = self._armed, None
         try:
-            await self._commit()
-            wanted = round_.waiters or timed or self.eager or self._chain.checkpoint_due()
-            if wanted and self._chain.durable < self._chain.written:
-                await self._barrier_somewhere(hasty=bool(round_.waiters))
-            self._settle()
-            self.committed()
-            if timed:
-                await self._remember()
+            if not timed and not hurried and await self._promised_to_all():
+                self._armed = armed or self._armed or start + INTERVAL
+            else:
+                await self._commit_all(round_, timed)
         except Exception as error:
             self._failed(error)
             round_.error = error
@@ -308,6 +320,16 @@ class Committer:
             self.memory.lower()
         else:
             self.memory.keep()
+
+    async def _commit_all(self, round_: _Round, timed: bool) -> None:
+        await self._commit()
+        wanted = round_.waiters or timed or self.eager or self._chain.checkpoint_due()
+        if wanted and self._chain.durable < self._chain.written:
+            await self._barrier_somewhere(hasty=bool(round_.waiters))
+        self._settle()
+        self.committed()
+        if timed:
+            await self._remember()
 
     async def _remember(self) -> None:
         """What is durable now must not be taken for a torn tail after a crash, nor be rolled back unnoticed."""
@@ -403,7 +425,7 @@ class Committer:
         """The commit is in the log."""
         self.bytes += self._flight
         self._unsynced += self._flight
-        self._flight = 0
+        self._flight = self._promised_bytes = 0
         self.commits += 1
         self.slowest = max(self.slowest, self._stopwatch() - start)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import nacl.signing
 import zstandard
 from blake3 import blake3
@@ -57,12 +58,29 @@ def decode_chain(store: Path, root: bytes) -> list[DecodedEvent]:
     seed = derive("chain root signing key", root, bytes.fromhex(header["salt"]))
     assert nacl.signing.SigningKey(seed).verify_key == root_key
 
-    body, mark = (store / "manifest").read_bytes()[:-65], (store / "manifest").read_bytes()[-65:]
-    assert blake3(body).hexdigest().encode() + b"\n" == mark
-    manifest = json.loads(body)
-    numbers = [s["number"] for s in manifest["sealed"]] + [manifest["active"]]
     reader = _Reader(chain_id, root, root_key)
-    return [event for n in numbers for event in reader.segment((store / "segments" / f"{n:08d}.seg").read_bytes(), n)]
+    return list(reader.log(store))
+
+
+def decode_journal(store: Path, root: bytes) -> list[list[Any]]:
+    """What was synced after the newest batch, record for record: (key, lane, body, tombstone, compress, rows) each."""
+    public = bytes.fromhex(json.loads((store / "chain").read_bytes())["root_public"])
+    chain_id = blake3(b"atedb v1 chain id" + public).digest()
+    reader = _Reader(chain_id, root, nacl.signing.VerifyKey(public))
+    list(reader.log(store))
+    data = (store / "journal").read_bytes()
+    records: list[list[Any]] = []
+    at, first = 0, b""
+    while data[at : at + 8] == b"atedbjnl":
+        place, length, sequence, head, salt = struct.unpack_from("<IIQ32s32s", data, at + 8)
+        if (place, sequence, head) != (len(records), reader.sequence, reader.previous) or (first and salt != first):
+            break
+        key = derive("journal key", derive("journal", root, chain_id), salt)
+        front, sealed = data[at : at + 88], data[at + 88 : at + 88 + length]
+        records.append(msgspec.msgpack.decode(AESGCM(key).decrypt(place.to_bytes(12, "little"), sealed, front)))
+        at += -(-(88 + length) // 4096) * 4096
+        first = salt
+    return records
 
 
 class _Reader:
@@ -74,6 +92,14 @@ class _Reader:
         self.previous = bytes(32)
         self.sequence = 0
         self.devices: set[bytes] = set()
+
+    def log(self, store: Path) -> Iterator[DecodedEvent]:
+        document = (store / "manifest").read_bytes()
+        body, mark = document[:-65], document[-65:]
+        assert blake3(body).hexdigest().encode() + b"\n" == mark
+        manifest = json.loads(body)
+        for number in [s["number"] for s in manifest["sealed"]] + [manifest["active"]]:
+            yield from self.segment((store / "segments" / f"{number:08d}.seg").read_bytes(), number)
 
     def segment(self, data: bytes, number: int) -> Iterator[DecodedEvent]:
         assert data[:8] == b"ATESEGM\n"

@@ -14,7 +14,7 @@ import trio.testing
 from atedb.chain.heads import Head
 from atedb.errors import Absent, NoSpaceError, NotResident, StorageError
 from atefs.mount import committer as module
-from atefs.mount.committer import BRAKE_BYTES, COMMIT_BYTES, EAGER, INTERVAL, Committer
+from atefs.mount.committer import BRAKE_BYTES, COMMIT_BYTES, EAGER, INTERVAL, MIB, Committer
 from atefs.mount.waiting import Waiting
 
 
@@ -67,6 +67,7 @@ class FakeChain:
 
     def __init__(self) -> None:
         self.room = self.promises = 0
+        self.has_journal = True
         self.written = self.durable = self.barriers = self.checkpoints = 0
         self.failure: Exception | None = None
         self.failed: Exception | None = None
@@ -296,6 +297,50 @@ def test_lone_syncs_are_promises_while_there_is_room_and_one_commit_later(scene:
         scene.write(4096)
         await scene.committer.sync()
         assert (chain.promises, chain.written) == (2, 2)
+
+    scene.play(play)
+
+
+def test_several_who_sync_at_once_share_a_promise_and_what_is_due_stays_due(scene: Scene) -> None:
+    async def play() -> None:
+        scene.chain.room = 100
+
+        async def one() -> None:
+            scene.write(4096)
+            await trio.testing.wait_all_tasks_blocked()
+            await scene.committer.sync_here()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(one)
+        assert (scene.chain.promises, scene.chain.written, scene.chain.barriers) == (1, 0, 0)
+        await trio.sleep(INTERVAL + 0.1)
+        assert (scene.chain.written, scene.vault.settled_bytes) == (1, 4 * 4096)
+
+    scene.play(play)
+
+
+def test_who_waits_for_room_waits_for_a_commit(scene: Scene) -> None:
+    async def play() -> None:
+        scene.chain.room = 100
+        scene.write(BRAKE_BYTES + 1)
+        scene.committer._weigh()
+        await scene.committer.room()
+        assert (scene.chain.promises, scene.chain.written) == (0, 1)
+
+    scene.play(play)
+
+
+def test_more_than_is_done_on_the_spot_goes_the_long_way_when_it_finds_no_room(scene: Scene) -> None:
+    async def play() -> None:
+        scene.chain.room = 3
+        for _ in range(3):
+            scene.write(MIB // 2)
+            assert scene.committer.sync_now()
+        scene.write(MIB // 2)
+        assert not scene.committer.sync_now()
+        await scene.committer.sync()
+        assert (scene.chain.promises, scene.chain.written, scene.vault.settled_bytes) == (3, 1, 2 * MIB)
 
     scene.play(play)
 

@@ -1,4 +1,5 @@
-"""What file operations cost the chain, exactly: appends, barriers, AEAD calls (seals, opens), rows asked of LMDB."""
+"""What file operations cost the chain, exactly: appends, barriers, promises, AEAD calls (seals, opens), rows asked of
+LMDB."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from atefs.vault.vault import Vault
 KEY = bytes(32)
 CALLER = Caller(0, 0, 0o022)
 FILE = stat.S_IFREG | 0o644
-NAMES = ("appends", "barriers", "seals", "opens", "view_reads")
+NAMES = ("appends", "barriers", "promises", "seals", "opens", "view_reads")
 
 
 class Counted:
@@ -83,6 +84,25 @@ def test_an_fsync_of_one_page_is_one_append_three_seals_and_one_barrier(counted:
 
     assert counted.cost(sync) == {"appends": 1, "barriers": 1, "seals": 3}  # page, inode, claim
     assert counted.chain.stored_bytes - before < PAGE + 400
+
+
+def test_an_fsync_of_one_page_that_is_promised_is_one_seal_and_nothing_else(counted: Counted) -> None:
+    ino = make(counted, b"database", 2 * BLOCK)
+    counted.vault.commit()
+    counted.chain.barrier()
+
+    def sync() -> None:
+        counted.vault.write(ino, PAGE, os.urandom(PAGE))
+        frozen = counted.vault.freeze()
+        assert frozen is not None
+        assert counted.chain.promise(frozen.loose)
+        counted.vault.promised(frozen)
+
+    sync()
+    for _ in range(10):
+        assert counted.cost(sync) == {"promises": 1, "seals": 1}
+    # All of it together: page, inode, claim; the row that the page replaces is asked for, in vain.
+    assert counted.cost(counted.vault.commit) == {"appends": 1, "seals": 3, "view_reads": 1}
 
 
 def test_a_cold_stat_opens_the_entry_and_the_inode(counted: Counted) -> None:
