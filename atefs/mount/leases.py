@@ -1,4 +1,4 @@
-"""The leases of a mount: what its programs have locked, kept in step with what the server knows of that.
+"""The leases of a mount: what the server knows, kept in step with what its programs have locked (`holdings.py`).
 
 What was done under a lock comes before the next one who has it: a lease is given back when all is on the server. So
 what was given back while there was no server is had again first, and then given back in that order.
@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TypeVar
-from weakref import WeakValueDictionary
 
 import trio
 
@@ -22,7 +21,8 @@ from atedb.net.client import GivenLease, ServerConnection
 from atedb.net.errors import ConnectionLostError, HeldError, ProtocolError
 from atedb.net.host import Claim
 from atedb.net.link import Link
-from atedb.net.locks import LAST, Lock, Locks, Ranges
+from atedb.net.locks import LAST, Lock, Ranges
+from atefs.mount.holdings import Holdings, within
 from atefs.mount.standing import Debt, Holder, Standing
 from atefs.vault.codec import Keys, lock_name, u64
 
@@ -47,18 +47,16 @@ _Item = TypeVar("_Item")
 
 
 class MountLeases:
-    """table: what programs of this mount have. lost: how many locks the server gave to others, because it did not hear
-    of this mount. settle: returns when all that was done here is on the server; raises when that does not come closer.
-    device: the replica's public key, so that this is known as its mount, one after the other; empty if it has none.
+    """holdings: what programs of this mount have. settle: returns when all that was done here is on the server; raises
+    when that does not come closer. device: the replica's public key, so that this is known as its mount, one after the
+    other; empty if it has none.
 
-    Who has locks, or had some of which the server is to be told, has a `Standing`. `_behind` are those who may not be
-    known over this connection yet. `_failure`: why the last attempt to tell the server something came to nothing.
-    `_earlier`: whether an earlier mount of this replica may still have something.
+    `_behind` are those holders who may not be known over this connection yet. `_failure`: why the last attempt to tell
+    the server something came to nothing. `_earlier`: whether an earlier mount of this replica may still have something.
     """
 
     def __init__(self, keys: Keys, link: Link, settle: Callable[[], Awaitable[None]], device: bytes) -> None:
-        self.table = Locks()
-        self.lost = 0
+        self.holdings = Holdings()
         self._keys = keys
         self._link = link
         self._settle = settle
@@ -66,39 +64,17 @@ class MountLeases:
         self._mount = (self._device or random_bytes(DEVICE_BYTES)) + random_bytes(LIFE_BYTES)
         self._earlier = bool(device)
         self._ending = False
-        self._standings: dict[Holder, Standing] = {}
-        self._uneven: set[Holder] = set()
         self._behind: set[Holder] = set()
         self._confirming: set[Holder] = set()
-        self._turns: WeakValueDictionary[tuple[int, bool], trio.Lock] = WeakValueDictionary()
         self._places = trio.Semaphore(AT_ONCE)
         self._settling = False
         self._failure: AteError | None = None
-        self._work = trio.Event()
-        self._changed = trio.Event()
 
     @property
     def connection(self) -> ServerConnection | None:
         """The one that there is."""
         connection = self._link.connection
         return connection if connection is not None and not connection.lost else None
-
-    def held(self, holder: Holder) -> list[Lock]:
-        """What somebody has."""
-        return self.table.held_by(holder.ino, holder.owner, flock=holder.flock)
-
-    def token(self, ino: int) -> int:
-        """The newest fencing token of a flock of a file; 0 if there is none."""
-        of_file = (one.token for holder, one in self._standings.items() if holder.ino == ino and holder.flock)
-        return max(of_file, default=0)
-
-    def turn(self, holder: Holder) -> trio.Lock:
-        """For those who change what one holder or another has of a file."""
-        key = (holder.ino, holder.flock)
-        turn = self._turns.get(key)
-        if turn is None:
-            turn = self._turns[key] = trio.Lock()
-        return turn
 
     def claim(self, holder: Holder, lock: Lock, token: int = 0) -> Claim:
         """What the server is asked for."""
@@ -114,86 +90,44 @@ class MountLeases:
 
         None: what was given may have been given back since, or replaced, by somebody who did not know of it.
         """
-        standing = self._standing(holder)
+        standing = self.holdings.standing(holder)
         unsteady, releases = standing.releasing, standing.releases
         standing.asking += 1
         try:
             lease = await connection.take_lease(
-                self.claim(holder, lock, token), wait=wait, late=partial(self.doubt, holder, lock)
+                self.claim(holder, lock, token), wait=wait, late=partial(self.holdings.doubt, holder, lock)
             )
         except BaseException as error:
             standing.asking -= 1
             answered = isinstance(error, AteError) and not isinstance(error, ConnectionLostError | ProtocolError)
             if not answered:
-                self.doubt(holder, lock)
-            self._look(holder)
+                self.holdings.doubt(holder, lock)
+            self.holdings.look(holder)
             raise
         standing.asking -= 1
         stale = lease.token < standing.token
         standing.token = max(lease.token, standing.token)
         if wait and (unsteady or stale or standing.releases != releases):
-            self.doubt(holder, lock)
+            self.holdings.doubt(holder, lock)
             return None
         return lease
 
     async def take_again(self, connection: ServerConnection, holder: Holder, lock: Lock) -> bool:
         """Whether it is what somebody has already. The server is asked by token, so that also one that was restarted
         says so; if it has given it to others, it is lost. Raises UnreachableError."""
-        standing = self._standings.get(holder)
-        held = standing.known(_within(one, lock) for one in self._touching(holder, lock)) if standing else []
+        standing = self.holdings.standings.get(holder)
+        held = standing.known(within(one, lock) for one in self.holdings.touching(holder, lock)) if standing else []
         if standing is None or [one[:3] for one in held] != [lock[:3]]:
             return False
         try:
             with in_time():
                 lease = await self.take(connection, holder, lock, token=standing.token)
         except FencedError:
-            self.lose(holder)
+            self.holdings.lose(holder)
             return False
         assert lease is not None
-        self._heard(holder, lock, lease)
+        self.holdings.heard(holder, lock, lease)
         return True
-
-    def have(self, holder: Holder, lock: Lock, lease: GivenLease) -> Callable[[], None]:
-        """It was given. What is returned has all as it was before, if it cannot be used.
-
-        Raises HeldError if somebody here has it all the same, since they were without the server.
-        """
-        standing = self._standing(holder)
-        before = [_within(one, lock) for one in self._touching(holder, lock)]
-        unsure = standing.unsure.within(lock)
-        try:
-            conflict = self.table.try_lock(holder.ino, holder.owner, lock)
-            if conflict is not None:
-                raise HeldError(conflict.start, conflict.end, conflict.exclusive)
-        except AteError:
-            self.doubt(holder, lock)
-            raise
-        standing.given(lock, lease.token)
-        self._look(holder)
-        if standing.doubtful:
-            self._work.set()
-
-        def undo() -> None:
-            self.table.unlock(holder.ino, holder.owner, lock.start, lock.end, flock=holder.flock)
-            for one in before:
-                self.table.try_lock(holder.ino, holder.owner, one)
-            for one in unsure:
-                self._standing(holder).unsure.put(one)
-            self.doubt(holder, lock)
-
-        return undo
-
-    def have_here(self, holder: Holder, lock: Lock, before: Iterable[Lock]) -> None:
-        """It is in the table, in the place of what was held before; the server has not heard of it."""
-        self._standing(holder).locked_here(lock, before)
-        self._look(holder)
-        self._work.set()
-
-    def doubt(self, holder: Holder, lock: Lock) -> None:
-        """The server may have given it, and nobody here has it."""
-        self._standing(holder).doubt(lock)
-        self._look(holder)
-        self._work.set()
 
     def weaken(
         self, holder: Holder, start: int, end: int, instead: Lock | None
@@ -202,17 +136,9 @@ class MountLeases:
 
         What is returned is to be awaited, and returns within RELEASE_SECONDS. None: nobody else has to hear of it.
         """
-        gone = self._touching(holder, Lock(start, end))
-        if not gone:
-            return None
-        if instead is None:
-            self.table.unlock(holder.ino, holder.owner, start, end, flock=holder.flock)
-        else:
-            self.table.try_lock(holder.ino, holder.owner, instead)
-        standing = self._standing(holder)
-        standing.gave_back(start, end, gone, instead)
-        self._look(holder)
-        return partial(self._pay_soon, holder) if standing.owed else None
+        if self.holdings.weaken(holder, start, end, instead) and self.holdings.standing(holder).owed:
+            return partial(self._pay_soon, holder)
+        return None
 
     async def until_settled(self, holder: Holder, lock: Lock, *, patient: bool) -> None:
         """What was given back here is on its way to the server: not to be told that somebody here has it.
@@ -222,15 +148,15 @@ class MountLeases:
         what one has alone and is about to share is settled, too.
         """
         with trio.move_on_after(RELEASE_SECONDS):
-            while any((one.ino, one.flock) == (holder.ino, holder.flock) for one in self._uneven):
-                await self._changed.wait()
-        while holder in self._behind or (holder in self._uneven and self._standings[holder].owing):
+            while any((one.ino, one.flock) == (holder.ino, holder.flock) for one in self.holdings.uneven):
+                await self.holdings.changed.wait()
+        while holder in self._behind or (holder in self.holdings.uneven and self.holdings.standings[holder].owing):
             if self._failure is not None:
                 raise UnreachableError(f"what was given back before cannot be: {self._failure}")
             if not patient:
                 raise HeldError(0, LAST, exclusive=True)
-            await self._changed.wait()
-        if not lock.exclusive and any(one.exclusive for one in self._touching(holder, lock)):
+            await self.holdings.changed.wait()
+        if not lock.exclusive and any(one.exclusive for one in self.holdings.touching(holder, lock)):
             with trio.move_on_after(math.inf if patient else RELEASE_SECONDS) as scope:
                 await self._settle()
             if scope.cancelled_caught:
@@ -242,7 +168,7 @@ class MountLeases:
             return False
         with trio.move_on_after(RELEASE_SECONDS):
             while self._earlier:
-                await self._changed.wait()
+                await self.holdings.changed.wait()
         return not self._earlier
 
     # -- tasks
@@ -253,8 +179,8 @@ class MountLeases:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._renew)
             while True:
-                await self._work.wait()
-                self._work = trio.Event()
+                await self.holdings.work.wait()
+                self.holdings.work = trio.Event()
                 connection, self._failure = self.connection, None
                 if connection is None:
                     self._fail(UnreachableError("there is no connection to the server"))
@@ -262,24 +188,24 @@ class MountLeases:
                 self._earlier = self._earlier and trio.current_time() < over
                 if self._earlier and not self._ending:
                     nursery.start_soon(self._end_earlier)
-                for holder in self._uneven - self._confirming - self._behind:
-                    standing = self._standings[holder]
+                for holder in self.holdings.uneven - self._confirming - self._behind:
+                    standing = self.holdings.standings[holder]
                     if standing.unsure and not (standing.doubtful or standing.paying):
                         nursery.start_soon(self._confirm, holder)
                 try:
                     await self._catch_up(connection)
                 except AteError as error:
                     self._fail(error)
-                await self._pay({holder: [_SETTLED] for holder in self._uneven})
+                await self._pay({holder: [_SETTLED] for holder in self.holdings.uneven})
                 if not self._settling and self._unsettled():
                     nursery.start_soon(self._settle_up)
 
     async def _renew(self) -> None:
         while True:
             await trio.sleep(RENEW_SECONDS)
-            self._work.set()  # what could not be given back is tried again
+            self.holdings.work.set()  # what could not be given back is tried again
             connection = self.connection
-            if not self._standings or connection is None:
+            if not self.holdings.standings or connection is None:
                 continue
             try:
                 try:
@@ -307,7 +233,7 @@ class MountLeases:
             log.debug("what an earlier mount had locked is not given back yet: %s", error)
         finally:
             self._ending = False
-            self._wake()
+            self.holdings.wake()
 
     async def regain(self, connection: ServerConnection) -> None:
         """A new connection: have all locks over this one from now on. Those that others have got are lost.
@@ -315,9 +241,9 @@ class MountLeases:
         However many they are, each answer has a bound of its own. Where the server refuses one, that is tried again
         later. Raises ConnectionLostError, UnreachableError.
         """
-        self._behind = set(self._standings)
+        self._behind = set(self.holdings.standings)
         await self._catch_up(connection)
-        self._work.set()
+        self.holdings.work.set()
 
     async def _catch_up(self, connection: ServerConnection) -> None:
         await _for_all(list(self._behind), partial(self._regain, connection))
@@ -327,17 +253,20 @@ class MountLeases:
     async def _pay_soon(self, holder: Holder) -> None:
         try:
             with trio.move_on_after(RELEASE_SECONDS), suppress(AteError):
-                settled = list(self._standing(holder).owed)
+                settled = list(self.holdings.standing(holder).owed)
                 if self.connection is not None and any(one.exclusive for one in settled):
                     await self._settle()
                 await self._tell(holder, settled)
         finally:
-            if holder in self._uneven:
-                self._work.set()
+            if holder in self.holdings.uneven:
+                self.holdings.work.set()
 
     def _unsettled(self) -> dict[Holder, list[Lock]]:
         """What is owed that nobody else may have before all is on the server."""
-        owed = {holder: [one for one in self._standings[holder].owed if one.exclusive] for holder in self._uneven}
+        owed = {
+            holder: [one for one in self.holdings.standings[holder].owed if one.exclusive]
+            for holder in self.holdings.uneven
+        }
         return {holder: locks for holder, locks in owed.items() if locks}
 
     async def _settle_up(self) -> None:
@@ -362,7 +291,7 @@ class MountLeases:
             try:
                 await self._tell(holder, due[holder])
             except (FencedError, HeldError):
-                self.lose(holder)
+                self.holdings.lose(holder)
             except AteError as error:
                 self._fail(error)
                 told = False
@@ -372,28 +301,28 @@ class MountLeases:
 
     async def _tell(self, holder: Holder, settled: list[Lock]) -> None:
         """Have the server know what is true of what is doubtful, and of what is owed and settled. Raises AteError."""
-        async with self.turn(holder):
+        async with self.holdings.turn(holder):
             connection = self.connection
             if connection is None or holder in self._behind:
                 raise UnreachableError("the server cannot be told that a lock was given back")
-            standing = self._standing(holder)
-            standing.begin_to_pay(settled, self.held(holder))
+            standing = self.holdings.standing(holder)
+            standing.begin_to_pay(settled, self.holdings.held(holder))
             debts = list(standing.paying)
             try:
                 await _for_all(debts, partial(self._match, connection, holder, standing))
             finally:
                 standing.end_paying()
-                self._look(holder)
+                self.holdings.look(holder)
         if debts and standing.unsure:
-            self._work.set()  # it can be confirmed now
+            self.holdings.work.set()  # it can be confirmed now
 
     async def _match(self, connection: ServerConnection, holder: Holder, standing: Standing, debt: Debt) -> None:
         """Have the server know what a holder has of some bytes."""
         span = debt.span
-        held = [_within(one, span) for one in self._touching(holder, span)]
+        held = [within(one, span) for one in self.holdings.touching(holder, span)]
         kept = Ranges([*standing.known(held), *(() if debt.doubtful else standing.unheard(held))])
         for one in kept:
-            self._heard(holder, one, await self._try(connection, holder, one, standing.token))
+            self.holdings.heard(holder, one, await self._try(connection, holder, one, standing.token))
         for one in kept.missing(span):
             await self._release(connection, holder, one)
         standing.paying.remove(debt)
@@ -401,27 +330,29 @@ class MountLeases:
     # -- what the server does not know of
 
     async def _regain(self, connection: ServerConnection, holder: Holder) -> None:
-        async with self.turn(holder):
-            standing = self._standings.get(holder)
+        async with self.holdings.turn(holder):
+            standing = self.holdings.standings.get(holder)
             if standing is not None and holder in self._behind:
                 try:
                     await self._claim_again(connection, holder, standing)
-                    await _for_all(standing.unheard(self.held(holder)), partial(self._offer, connection, holder))
+                    await _for_all(
+                        standing.unheard(self.holdings.held(holder)), partial(self._offer, connection, holder)
+                    )
                 except (ConnectionLostError, UnreachableError):
                     raise
                 except (FencedError, HeldError):
-                    self.lose(holder)
+                    self.holdings.lose(holder)
                 except AteError as error:
                     self._fail(error)
                     return
             self._behind.discard(holder)
-            self._look(holder)
+            self.holdings.look(holder)
 
     async def _claim_again(self, connection: ServerConnection, holder: Holder, standing: Standing) -> None:
         """Have what the server knows of over this connection, and nothing else. Raises what says that it is lost."""
 
         async def again(lock: Lock) -> None:
-            self._heard(holder, lock, await self._try(connection, holder, lock, standing.token))
+            self.holdings.heard(holder, lock, await self._try(connection, holder, lock, standing.token))
 
         async def again_owed(lock: Lock) -> None:
             try:
@@ -430,15 +361,15 @@ class MountLeases:
             except HeldError:  # that it was given back was heard, so that all was on the server before
                 standing.owed.cut(lock.start, lock.end)
                 standing.doubt(lock)
-                for one in standing.known(_within(one, lock) for one in self._touching(holder, lock)):
+                for one in standing.known(within(one, lock) for one in self.holdings.touching(holder, lock)):
                     await again(one)
 
-        kept = [piece for one in standing.known(self.held(holder)) for piece in standing.owed.missing(one)]
+        kept = [piece for one in standing.known(self.holdings.held(holder)) for piece in standing.owed.missing(one)]
         claims = [*(partial(again_owed, one) for one in standing.owed), *(partial(again, one) for one in kept)]
         for claim in claims[:1]:  # from then on there is a token that a server goes by which was restarted
             await claim()
         await _for_all(claims[1:], lambda claim: claim())
-        known = Ranges(standing.known(self.held(holder)))
+        known = Ranges(standing.known(self.holdings.held(holder)))
         doubtful = [piece for one in standing.doubtful for piece in known.missing(one)]
         if doubtful and not claims:
             with suppress(HeldError):  # to ask without a token ends what was given over another connection
@@ -451,25 +382,25 @@ class MountLeases:
         """What was locked without the server: have it there, unless somebody has it, or the server was restarted and
         gives nobody anything just now."""
         with suppress(HeldError):
-            self._heard(holder, lock, await self._try(connection, holder, lock))
+            self.holdings.heard(holder, lock, await self._try(connection, holder, lock))
 
     async def _confirm(self, holder: Holder) -> None:
         """What was locked without the server: wait for it for as long as a restarted server gives nobody anything."""
-        standing = self._standing(holder)
+        standing = self.holdings.standing(holder)
         self._confirming.add(holder)
         try:
             with trio.move_on_after(LEASE_SECONDS + 1) as patience:
-                for one in standing.unheard(self.held(holder)):
+                for one in standing.unheard(self.holdings.held(holder)):
                     connection = self.connection
                     if connection is None:
                         return  # it begins again with the next connection
                     lease = await self.take(connection, holder, one, wait=True)
                     if lease is not None:
-                        self._heard(holder, one, lease)
+                        self.holdings.heard(holder, one, lease)
             if patience.cancelled_caught:
-                self.lose(holder)
+                self.holdings.lose(holder)
             elif standing.unsure:
-                self._work.set()
+                self.holdings.work.set()
         except AteError as error:
             log.debug("a lock is not known to the server yet: %s", error)
         finally:
@@ -478,20 +409,7 @@ class MountLeases:
     def _fail(self, error: AteError) -> None:
         log.debug("what the server is to know of locks it is told later: %s", error)
         self._failure = error
-        self._wake()
-
-    def lose(self, holder: Holder) -> None:
-        """The server has given what it had to others, or a part of it."""
-        if self.held(holder):
-            self.lost += 1
-            log.warning(
-                "a lock of inode %d is lost: this machine was apart from the server, and another one has got it",
-                holder.ino,
-            )
-        self.table.unlock(holder.ino, holder.owner, flock=holder.flock)
-        self._standing(holder).lose()
-        self._look(holder)
-        self._work.set()
+        self.holdings.wake()
 
     # -- requests
 
@@ -504,7 +422,7 @@ class MountLeases:
         return lease
 
     async def _release(self, connection: ServerConnection, holder: Holder, lock: Lock) -> None:
-        standing = self._standing(holder)
+        standing = self.holdings.standing(holder)
         standing.releases += 1
         standing.releasing += 1
         try:
@@ -514,42 +432,7 @@ class MountLeases:
         finally:
             standing.releasing -= 1
 
-    def _heard(self, holder: Holder, lock: Lock, lease: GivenLease) -> None:
-        """The server has it; if it is still held, both are even."""
-        standing = self._standing(holder)
-        if [_within(one, lock)[:3] for one in self._touching(holder, lock)] == [lock[:3]]:
-            standing.given(lock, lease.token)
-        else:
-            standing.doubt(lock)
-        self._look(holder)
-        if standing.doubtful:
-            self._work.set()
-
     # -- names
-
-    def _standing(self, holder: Holder) -> Standing:
-        standing = self._standings.get(holder)
-        if standing is None:
-            standing = self._standings[holder] = Standing()
-        return standing
-
-    def _look(self, holder: Holder) -> None:
-        """Something may have become even, or uneven: wake those who wait for it."""
-        standing = self._standing(holder)
-        if not standing.even:
-            self._uneven.add(holder)
-        else:
-            self._uneven.discard(holder)
-            if not standing.asking and not self.held(holder):
-                del self._standings[holder]
-        self._wake()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
-
-    def _touching(self, holder: Holder, span: Lock) -> list[Lock]:
-        return [one for one in self.held(holder) if one.start <= span.end and one.end >= span.start]
 
     def _name(self, holder: Holder) -> str:
         return lock_name(self._keys, holder.ino, flock=holder.flock).hex()
@@ -577,10 +460,6 @@ async def _for_all(items: Sequence[_Item], work: Callable[[_Item], Awaitable[Non
             nursery.start_soon(worker)
     if failures:
         raise failures[0]
-
-
-def _within(lock: Lock, span: Lock) -> Lock:
-    return lock._replace(start=max(lock.start, span.start), end=min(lock.end, span.end))
 
 
 @contextmanager

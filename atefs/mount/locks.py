@@ -47,7 +47,8 @@ class SharedLocks:
         *, alone: bool, device: bytes = b"",
     ) -> None:  # fmt: skip
         self.leases = MountLeases(keys, link, settle, device)
-        self._table = self.leases.table
+        self._held = self.leases.holdings
+        self._table = self._held.table
         self._link = link
         self._follow = follow
         self._alone = alone
@@ -70,7 +71,7 @@ class SharedLocks:
         holder = Holder(ino, owner, lock.flock)
         if lock.flock:
             lock = lock._replace(start=0, end=LAST)
-        if lock.flock and any(one.exclusive != lock.exclusive for one in self.leases.held(holder)):
+        if lock.flock and any(one.exclusive != lock.exclusive for one in self._held.held(holder)):
             await self._done(self.unlock(ino, owner, flock=True))  # man 2 flock: to convert is to give up first
         elif not lock.exclusive and self._covers(holder, lock):
             await self._done(self.leases.weaken(holder, lock.start, lock.end, lock))
@@ -117,12 +118,12 @@ class SharedLocks:
 
     def token(self, ino: int) -> int:
         """The newest fencing token of a flock of a file; 0 if there is none."""
-        return self.leases.token(ino)
+        return self._held.token(ino)
 
     def status(self) -> dict[str, object]:
         """For `atefs status`."""
         shared = self._link.connection is not None
-        return {"held": self._table.held, "waiting": self._waiting, "lost": self.leases.lost, "shared": shared}
+        return {"held": self._table.held, "waiting": self._waiting, "lost": self._held.lost, "shared": shared}
 
     # -- tasks
 
@@ -193,11 +194,11 @@ class SharedLocks:
             return
         await self.leases.until_settled(holder, lock, patient=patient)
         with in_time():
-            async with self.leases.turn(holder):
+            async with self._held.turn(holder):
                 self._require_here(holder, lock)
                 lease = await self.leases.take(connection, holder, lock)
                 assert lease is not None
-                undo = self.leases.have(holder, lock, lease)
+                undo = self._held.have(holder, lock, lease)
         await self._see(lease, undo)
 
     async def _see(self, lease: GivenLease, undo: Callable[[], None]) -> None:
@@ -211,10 +212,10 @@ class SharedLocks:
 
     def _lock_here(self, holder: Holder, lock: Lock) -> None:
         """Without the server."""
-        before = self.leases.held(holder)
+        before = self._held.held(holder)
         self._require_here(holder, lock)
         self._table.try_lock(holder.ino, holder.owner, lock)
-        self.leases.have_here(holder, lock, before)
+        self._held.have_here(holder, lock, before)
 
     # -- waiting
 
@@ -243,7 +244,7 @@ class SharedLocks:
         if lease is None:
             return False
         try:
-            undo = self.leases.have(holder, lock, lease)
+            undo = self._held.have(holder, lock, lease)
         except HeldError:
             await trio.sleep(AGAIN_SECONDS)
             return False
@@ -252,18 +253,18 @@ class SharedLocks:
 
     async def _wait_here(self, holder: Holder, lock: Lock) -> bool:
         """Without the server. False: it is there again."""
-        before = self.leases.held(holder)
+        before = self._held.held(holder)
         given: list[bool] = []
         news = trio.Event()
 
         def wake() -> None:
-            self.leases.have_here(holder, lock, before)
+            self._held.have_here(holder, lock, before)
             given.append(True)
             news.set()
 
         waiter = self._table.wait(holder.ino, holder.owner, lock, wake)
         if waiter is None:
-            self.leases.have_here(holder, lock, before)
+            self._held.have_here(holder, lock, before)
             return True
         self._here[news] = waiter
         try:
@@ -288,7 +289,7 @@ class SharedLocks:
     def _covers(self, holder: Holder, lock: Lock) -> bool:
         """Whether a holder has all bytes of a lock already, and some of them alone."""
         at, alone = lock.start, False
-        for one in self.leases.held(holder):
+        for one in self._held.held(holder):
             if one.start <= at <= one.end:
                 at, alone = one.end + 1, alone or one.exclusive
         return at > lock.end and alone

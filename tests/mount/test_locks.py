@@ -363,7 +363,7 @@ def test_a_server_that_does_not_answer_counts_as_none_where_locks_may_be_this_ma
         server.silent = False
         await a.connect()
         assert not await b.try_lock(Q, exclusive(9, 9))
-        assert a.locks.leases.lost == 0
+        assert a.locks.leases.holdings.lost == 0
 
     run(test)
 

@@ -28,7 +28,7 @@ def test_locks_are_had_over_the_next_connection_as_well_and_renewed() -> None:
             assert not await b.try_lock(P, exclusive(29, 29))
             assert await b.try_lock(P, shared(29, 29))
             await b.unlock(P)
-        assert a.locks.leases.lost == 0
+        assert a.locks.leases.holdings.lost == 0
 
     run(test)
 
@@ -43,7 +43,7 @@ def test_a_lock_that_somebody_else_had_meanwhile_is_lost_and_one_that_nobody_wan
         assert await b.try_lock(P, exclusive(3, 3))
         await b.unlock(P)
         await a.connect()
-        assert a.locks.leases.lost == 1
+        assert a.locks.leases.holdings.lost == 1
         assert not a.locks.holds(FILE, P, flock=False)
         assert a.locks.holds(FILE, P, flock=True)
         assert await b.try_lock(P, exclusive())
@@ -60,7 +60,7 @@ def test_a_mount_that_was_asleep_notices_what_it_has_lost_when_it_renews() -> No
         server.leases._sessions[a.connection].ends = trio.current_time()
         assert await b.try_lock(P, exclusive())
         await trio.sleep(LEASE_SECONDS)
-        assert a.locks.leases.lost == 1
+        assert a.locks.leases.holdings.lost == 1
         assert not a.locks.holds(FILE, P, flock=False)
 
     run(test)
@@ -75,7 +75,7 @@ def test_locks_are_renewed_again_after_a_server_has_refused_it_for_a_while(refus
         server.refusal = None
         await trio.sleep(2 * LEASE_SECONDS)
         assert not await b.try_lock(P, exclusive())
-        assert a.locks.leases.lost == 0
+        assert a.locks.leases.holdings.lost == 0
         await a.unlock(P)
         assert await b.try_lock(P, exclusive())
 
@@ -95,7 +95,7 @@ def test_what_was_locked_without_a_server_that_refuses_it_at_first_is_locked_the
         await b.unlock(P)
         await trio.sleep(RENEW_SECONDS)
         assert not await b.try_lock(P, exclusive(0, 0))
-        assert a.locks.leases.lost == 0
+        assert a.locks.leases.holdings.lost == 0
 
     run(test)
 
@@ -152,7 +152,7 @@ def test_a_lock_from_without_the_server_that_somebody_has_is_lost_in_the_end() -
         assert await b.try_lock(P, exclusive())
         await a.connect()
         await trio.sleep(LEASE_SECONDS + 2)
-        assert a.locks.leases.lost == 1
+        assert a.locks.leases.holdings.lost == 1
         assert not a.locks.holds(FILE, P, flock=False)
 
     run(test)
@@ -173,7 +173,7 @@ def test_a_restarted_server_gives_locks_to_those_who_had_them_and_to_others_late
         assert await a.try_lock(P, exclusive(0, 9))  # but this is what it had
         assert await a.try_lock(P, exclusive(2, 3))
         await trio.sleep(LEASE_SECONDS + 1)
-        assert (a.locks.leases.lost, b.locks.leases.lost) == (0, 0)
+        assert (a.locks.leases.holdings.lost, b.locks.leases.holdings.lost) == (0, 0)
         assert not await b.try_lock(Q, exclusive(0, 9))
         assert not await a.try_lock(Q, exclusive(10, 19))
         await a.unlock(P)
@@ -192,7 +192,7 @@ def test_a_restarted_server_lets_those_who_had_a_lock_have_it_shared_at_once() -
         await b.connect()
         assert await a.try_lock(P, shared(0, 9))
         await trio.sleep(1)
-        assert a.locks.leases.lost == 0
+        assert a.locks.leases.holdings.lost == 0
         await trio.sleep(LEASE_SECONDS + 1)
         assert not await b.try_lock(Q, exclusive(0, 9))
         assert await b.try_lock(Q, shared(0, 9))
@@ -211,7 +211,7 @@ def test_who_asks_for_what_it_has_already_is_not_told_so_if_others_have_got_it(s
         if not still:
             await b.unlock(P)
         assert await a.try_lock(P, exclusive(0, 9)) is not still
-        assert a.locks.leases.lost == 1
+        assert a.locks.leases.holdings.lost == 1
         assert a.locks.holds(FILE, P, flock=False) is not still
 
     run(test)
@@ -229,7 +229,7 @@ def test_what_was_given_back_without_the_server_is_given_back_when_all_is_there(
         await trio.sleep(4)
         assert a.steps[-1] == "settled"
         assert await b.try_lock(P, exclusive())
-        assert a.locks.leases.lost == 0
+        assert a.locks.leases.holdings.lost == 0
 
     run(test)
 
@@ -285,7 +285,7 @@ def test_without_the_token_a_lock_that_others_had_is_had_again_unnoticed() -> No
     async def test(a: Mount, b: Mount, server: Server) -> None:
         assert await a.try_lock(P, exclusive())
         holder = Holder(FILE, P, flock=False)
-        token = a.locks.leases._standings[holder].token
+        token = a.locks.leases.holdings.standings[holder].token
         a.cut()
         await trio.sleep(LEASE_SECONDS + 1)
         assert await b.try_lock(P, exclusive())

@@ -122,12 +122,12 @@ class Chaos:
         everything = []
         for mount in self.mounts:
             locks = mount.locks.leases
-            assert not locks._uneven
+            assert not locks.holdings.uneven
             for holder in (Holder(FILE, owner, flock) for owner in OWNERS for flock in (False, True)):
-                mine = [self._plain(one) for one in locks.held(holder)]
+                mine = [self._plain(one) for one in locks.holdings.held(holder)]
                 theirs = [self._plain(one) for one in self._known(locks._name(holder), locks._owner(holder))]
                 assert mine == theirs
-                everything += [(mount, holder, one) for one in locks.held(holder)]
+                everything += [(mount, holder, one) for one in locks.holdings.held(holder)]
         for (mount, holder, one), (other_mount, other_holder, other) in combinations(everything, 2):
             same = (mount, holder.owner) == (other_mount, other_holder.owner)
             if not same and holder.flock == other_holder.flock and one.start <= other.end and other.start <= one.end:

@@ -78,7 +78,7 @@ def test_what_a_mount_has_itself_outlives_its_connections() -> None:
                 mount.cut()
                 await mount.connect()
             await trio.sleep(LEASE_SECONDS)
-            assert mount.locks.leases.lost == 0
+            assert mount.locks.leases.holdings.lost == 0
             assert not await b.try_lock(P, exclusive())
 
     run(test)
@@ -96,7 +96,7 @@ def test_what_a_mount_has_itself_does_not_end_when_earlier_ones_are_ended_late()
             await trio.sleep(LEASE_SECONDS - 5)
             server.refused.clear()
             await trio.sleep(LEASE_SECONDS)
-            assert mount.locks.leases.lost == 0
+            assert mount.locks.leases.holdings.lost == 0
             assert not await b.try_lock(P, exclusive())
 
     run(test)

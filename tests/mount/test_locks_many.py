@@ -26,7 +26,7 @@ def test_who_locks_and_unlocks_again_and_again_without_the_server_is_of_no_more_
         await trio.sleep(1)
         assert connection.asked < 10
         assert a.steps.count("settled") == 1
-        assert a.locks.leases.lost == 0
+        assert a.locks.leases.holdings.lost == 0
         assert not await b.try_lock(P, exclusive(128, 128))
         assert await b.try_lock(P, exclusive(120, 127))
 
@@ -43,7 +43,7 @@ def test_what_was_locked_without_the_server_only_is_not_had_there_to_be_given_ba
         assert await b.try_lock(P, exclusive(0, 9))
         await a.connect()
         await trio.sleep(1)
-        assert a.locks.leases.lost == 0
+        assert a.locks.leases.holdings.lost == 0
         assert not await b.try_lock(P, exclusive(128, 128))
 
     run(test)
@@ -60,7 +60,7 @@ def test_however_many_locks_there_are_they_are_had_again_if_each_answer_comes_in
         connection = await a.connect(delay=1.0)
         assert trio.current_time() - start > 2 * LOCK_SECONDS
         assert connection.asked == 2000
-        assert a.locks.leases.lost == 0
+        assert a.locks.leases.holdings.lost == 0
         assert not await b.try_lock(P, exclusive(), 1999)
         assert not await b.try_lock(P, exclusive(1998, 1998))
 
@@ -75,7 +75,7 @@ def test_an_answer_that_does_not_come_in_time_has_a_new_connection_made() -> Non
             await a.connect(delay=LOCK_SECONDS + 1)
         await a.connect()
         assert not await b.try_lock(P, exclusive())
-        assert a.locks.leases.lost == 0
+        assert a.locks.leases.holdings.lost == 0
 
     run(test)
 
@@ -94,7 +94,7 @@ def test_a_lock_that_the_server_refuses_to_take_over_is_kept_and_taken_over_late
         server.refused.clear()
         await trio.sleep(3 * LEASE_SECONDS)
         assert not await b.try_lock(P, exclusive())
-        assert a.locks.leases.lost == 0
+        assert a.locks.leases.holdings.lost == 0
 
     run(test, alone=False)
 
@@ -111,7 +111,7 @@ def test_what_was_given_back_unanswered_and_others_have_since_is_no_lock_that_wa
         assert await b.try_lock(P, shared(0, 9))
         await a.connect()
         await trio.sleep(1)
-        assert a.locks.leases.lost == 0
+        assert a.locks.leases.holdings.lost == 0
         assert not await b.try_lock(P, exclusive(0, 9))
         await a.unlock(P)
         assert await b.try_lock(P, exclusive(0, 9))
