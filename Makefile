@@ -17,7 +17,7 @@ vault: .venv/installed
 test: .venv/installed-test
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/pytest -q -n 2 --dist loadgroup
+	.venv/bin/pytest -q -n 3 --dist loadgroup
 
 test-long: .venv/installed-test
 	.venv/bin/pytest -q -m long
