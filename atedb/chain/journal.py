@@ -2,8 +2,7 @@
 
 A batch costs a signature, a seal and a hash for each event, and rows of the view. Who calls fsync again and again gets
 their changes sealed together, and written once, to a file of fixed size; the batch comes seconds later, and has all of
-them. If the process or the power fails before, the next opening commits what is here (ZFS has the
-same as its intent log).
+them. If the process or the power fails before, the next opening commits what is here. ZFS calls this its intent log.
 
 A record belongs to the batch that was the newest, and durable, when it was written: once there is another one, it is
 not valid any more, and the next record takes its place. docs/formats.md has the layout.
@@ -39,6 +38,7 @@ ALIGNMENT = 4096
 """Of records, so that they can be written past the page cache on any disk."""
 MAGIC = b"atedbjnl"
 _HEADER = struct.Struct(f"<8sIIQ32s{SALT_SIZE}s")
+_LONGEST = -(-(_HEADER.size + MOST + TAG_SIZE) // ALIGNMENT) * ALIGNMENT
 
 
 class _Header(NamedTuple):
@@ -84,7 +84,7 @@ class Journal:
         self._keys = keys
         self.failed = False
         self._file: ThroughFile | None = None
-        self._area = mmap.mmap(-1, _aligned(_HEADER.size + MOST + TAG_SIZE))  # its memory is aligned as well
+        self._area = mmap.mmap(-1, _LONGEST)  # its memory is aligned as well
         self._base: Position | None = None
         self._salt = b""
         self._cipher: Cipher | None = None
@@ -128,7 +128,10 @@ class Journal:
 
         A last record that is torn was never acknowledged. Raises DamagedError for one in the middle, StorageError.
         """
-        data = self._whole()
+        first = self._record(self._start(_LONGEST), 0, None)
+        if first is not None and (first[0].sequence, first[0].hash) != base:
+            return {}  # a row begins with its first record: this one is of another batch, and the newest has none
+        data = self._start(SIZE)
         changes, place, at = self._row(data, base)
         if any(self._is_later(data, start, base, place) for start in range(at, len(data), ALIGNMENT)):
             raise DamagedError(
@@ -143,7 +146,7 @@ class Journal:
         after: that one counts if it is newer than this sequence. It is not for a chain that follows a server, where
         others' batches take the place of one's own.
         """
-        found = self._record(self._whole(), 0, None)
+        found = self._record(self._start(_LONGEST), 0, None)
         if found is None or found[0].sequence <= max(after, seen.sequence if seen is not None else 0):
             return seen
         return Head(found[0].sequence, found[0].hash.hex())
@@ -161,7 +164,7 @@ class Journal:
         try:
             self.read(base)
         except DamagedError:
-            data = self._whole()
+            data = self._start(SIZE)
             _, _, end = self._row(data, base)
             self._disk.replace(keep() / NAME, data)
             self._disk.replace(self._path, data[:end].ljust(len(data), b"\0"))
@@ -170,7 +173,7 @@ class Journal:
 
     def salvage(self, sequence: int) -> dict[bytes, Change]:
         """What can be had of it where it, or the log, is damaged, and that is newer than the batch `sequence`."""
-        data = self._whole()
+        data = self._start(SIZE)
         if len(data) < _HEADER.size:
             return {}
         header = _Header(*_HEADER.unpack_from(data))
@@ -197,10 +200,15 @@ class Journal:
             self._disk.replace(self._path, bytes(SIZE))
         return self._disk.open_through(self._path)
 
-    def _whole(self) -> bytes:
+    def _start(self, length: int) -> bytes:
+        """Its first bytes; none where there is no journal."""
         if self._path.name not in self._disk.names(self._path.parent):
             return b""
-        return self._disk.read_bytes(self._path)
+        file = self._disk.open(self._path)
+        try:
+            return bytes(file.read(length, 0))
+        finally:
+            file.close()
 
     def _row(self, data: bytes, base: Position) -> tuple[dict[bytes, Change], int, int]:
         """What the records that follow each other from the beginning say; how many they are, and where they end."""

@@ -13,7 +13,7 @@ import pytest
 
 from atedb.chain import journal as journal_module
 from atedb.chain.chain import Chain
-from atedb.chain.disk import RealDisk, RealThroughFile
+from atedb.chain.disk import File, RealDisk, RealFile, RealThroughFile
 from atedb.chain.event import Body, Change, Term
 from atedb.chain.journal import ALIGNMENT, NAME, Journal
 from atedb.chain.log import segment_path
@@ -201,11 +201,10 @@ def test_every_byte_of_a_record_is_guarded(store: Path) -> None:
     base = killed(store)
     chain = Chain.open(store, ROOT, read_only=True)
     whole = list(chain.promised.values())
-    journal = Journal(Memory(store / NAME), store, chain.keys)
+    disk = Memory(store / NAME)
+    journal = Journal(disk, store, chain.keys)
     good = journal.read(base)
     assert list(good.values()) == whole
-    disk = journal._disk
-    assert isinstance(disk, Memory)
     for start in records(store):
         for at in range(start, start + 300):
             disk.data[at] ^= 1
@@ -221,13 +220,19 @@ def test_every_byte_of_a_record_is_guarded(store: Path) -> None:
 
 
 class Memory(RealDisk):
-    """One file in memory."""
+    """The journal in memory."""
 
     def __init__(self, path: Path) -> None:
-        self.data = bytearray(path.read_bytes())
+        self.data = bytearray(path.read_bytes()[: 4 * ALIGNMENT])
 
-    def read_bytes(self, path: Path) -> bytes:
-        return bytes(self.data[: 4 * ALIGNMENT])
+    def open(self, path: Path, *, writable: bool = False) -> File:
+        data = self.data
+
+        class Bytes(RealFile):
+            def read(self, length: int, offset: int) -> bytearray:
+                return data[offset : offset + length]
+
+        return Bytes(path, os.O_RDONLY)
 
 
 def test_records_of_another_batch_of_another_chain_or_in_another_place_are_none(store: Path, tmp_path: Path) -> None:
