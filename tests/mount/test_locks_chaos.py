@@ -16,7 +16,7 @@ from trio.testing import MockClock
 from atedb.errors import UnreachableError
 from atedb.net.errors import DeadlockError, HeldError, RateError
 from atedb.net.locks import Lock
-from atefs.mount import leases as leases_module
+from atefs.mount import holdings as holdings_module
 from atefs.mount.leases import LEASE_SECONDS
 from atefs.mount.standing import Debt, Holder, Standing
 from tests.mount.lock_world import FILE, Mount, Server
@@ -164,7 +164,7 @@ def test_the_same_run_finds_a_mount_that_gives_back_without_telling(monkeypatch:
         """Say nothing."""
         standing.paying.remove(debt)
 
-    monkeypatch.setattr(leases_module.log, "warning", lambda *_: None)  # it may lose some, or none
+    monkeypatch.setattr(holdings_module.log, "warning", lambda *_: None)  # it may lose some, or none
 
     async def main() -> None:
         chaos = Chaos(0, alone=False)

@@ -14,7 +14,7 @@ from pathlib import Path
 SLOW = 0.02
 """Seconds that a barrier takes at least: so long that none is done where requests are answered."""
 _STUCK = Path(os.environ["ATE_TEST_STUCK"])
-_fdatasync, _preadv = os.fdatasync, os.preadv
+_fdatasync, _preadv, _pwritev = os.fdatasync, os.preadv, os.pwritev
 
 
 def _wait(what: str) -> None:
@@ -37,8 +37,16 @@ def preadv(fd: int, buffers: Sequence[bytearray | memoryview], offset: int, flag
     return _preadv(fd, buffers, offset, flags)
 
 
+def pwritev(fd: int, buffers: Sequence[bytes | bytearray | memoryview], offset: int, flags: int = 0) -> int:
+    """A write, which is a barrier as well where it goes through to the device."""
+    if flags & os.RWF_DSYNC:
+        time.sleep(SLOW)
+        _wait("barrier")
+    return _pwritev(fd, buffers, offset, flags)
+
+
 if __name__ == "__main__":
     from atefs.cli.main import main
 
-    vars(os).update(fdatasync=fdatasync, preadv=preadv)
+    vars(os).update(fdatasync=fdatasync, preadv=preadv, pwritev=pwritev)
     main()
