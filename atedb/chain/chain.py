@@ -83,7 +83,7 @@ class Chain:
         self._flight: Batch | None = None
         self._heads: RememberedHeads | None = None
         self.promised: Mapping[bytes, Change] = {}
-        self._journal: Journal | None = None
+        self._journal = Journal(disk, store, keys)
         self._owed: set[bytes] = set()
         self._statements: tuple[tuple[int, bytes], ...] = ()
         self._undo: list[Callable[[], None]] = []
@@ -133,7 +133,6 @@ class Chain:
         chain._terms = terms
         if chain.remote is not None:
             chain.remote.save(0)
-        chain._keep_promises()
         header.save(disk, store)  # last: a store without it is no chain yet
         return chain
 
@@ -308,7 +307,7 @@ class Chain:
     @property
     def has_journal(self) -> bool:
         """Whether `promise` may come to something."""
-        return self._journal is not None and not self._journal.failed
+        return not (self.read_only or self.remote is not None or self._journal.failed)
 
     def promise(self, changes: Collection[Change]) -> bool:
         """Put changes on stable storage which the next batch will contain: sooner done than a batch with its barrier.
@@ -316,9 +315,9 @@ class Chain:
         False: they have to be committed and a barrier raised. Never in a chain that follows a server, whose batches are
         wanted elsewhere soon.
         """
-        state, journal = self._view.state, self._journal
+        state = self._view.state
         idle = self._flight is None and self.failed is None and state.sequence == self.written == self.durable
-        if journal is None or not idle or not journal.append(Position(state.sequence, state.head), changes):
+        if not (self.has_journal and idle and self._journal.append(Position(state.sequence, state.head), changes)):
             return False
         self._owed.update(change.key for change in changes)
         self.stats.promises += 1
@@ -459,6 +458,7 @@ class Chain:
 
     def _close_log(self) -> None:
         self._log.close()
+        self._journal.close()
         if self._retired is not None:
             self._retired.close()
 
@@ -491,7 +491,7 @@ class Chain:
         replay = self.replay(self._view, self._live)
         before = state.sequence
         if remote is None and not accept_rollback:
-            seen = Journal(disk, store, self.keys).vouched(seen, before)
+            seen = self._journal.vouched(seen, before)
         # Where batches come from a server, what others found durable says nothing of what is durable here.
         own = None if remote is None else device.public if device else b""
         cut = Recovery(
@@ -512,22 +512,17 @@ class Chain:
             if remote is not None:
                 remote.settle(Position(state.sequence, state.head))
 
-    def _keep_promises(self, *, accept_rollback: bool = False) -> None:
+    def _keep_promises(self, *, accept_rollback: bool) -> None:
         """What was synced before a crash, and had not come into a batch, does so now."""
-        journal = Journal(self._disk, self.store, self.keys)
-        promised = journal.read(Position(self._view.state.sequence, self._view.state.head))
+        promised = self._journal.read(Position(self._view.state.sequence, self._view.state.head))
         if self.read_only:
             self.promised = promised
-            return
-        if promised:
+        elif promised:
             log.info("%s: %d changes that were synced are taken from the journal", self.store, len(promised))
             self.commit(list(promised.values()))
             self.barrier()
         elif accept_rollback:
-            journal.remove()
-        if self.remote is None:
-            self._journal = journal
-            self._undo.append(journal.close)
+            self._journal.remove()
 
     def _follow(self, remote: RemoteNote) -> None:
         """What the server does not have yet lies in a layer of its own."""

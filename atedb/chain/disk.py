@@ -201,15 +201,14 @@ class RealThroughFile:
 
     def __init__(self, path: Path) -> None:
         self._file = RealFile(path, os.O_WRONLY)
-        try:
-            self._direct = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
-        except OSError:
-            self._direct = -1
+        self._direct: RealFile | None = None
+        with contextlib.suppress(StorageError):
+            self._direct = RealFile(path, os.O_WRONLY | os.O_DIRECT)
 
     def write(self, data: memoryview, offset: int) -> None:
-        if self._direct >= 0:
+        if self._direct is not None:
             try:
-                if os.pwritev(self._direct, [data], offset, os.RWF_DSYNC) == len(data):
+                if os.pwritev(self._direct._fd, [data], offset, os.RWF_DSYNC) == len(data):
                     return
             except OSError as error:
                 if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
@@ -219,9 +218,8 @@ class RealThroughFile:
 
     def close(self) -> None:
         self._file.close()
-        opened, self._direct = self._direct, -1
-        if opened >= 0:
-            os.close(opened)
+        if self._direct is not None:
+            self._direct.close()
 
 
 class RealDisk:

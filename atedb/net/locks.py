@@ -31,6 +31,10 @@ class Lock(NamedTuple):
     pid: int = 0
     flock: bool = False
 
+    def within(self, start: int, end: int) -> Lock:
+        """The part of it that lies in bytes `start` to `end`, both included, of which it has some."""
+        return self._replace(start=max(self.start, start), end=min(self.end, end))
+
 
 class LockBounds(NamedTuple):
     """How many locks (a split range counts twice) and how many waiters one name and one table may have."""
@@ -88,7 +92,7 @@ class Ranges:
 
     def within(self, span: Lock) -> list[Lock]:
         """What there is of the bytes of `span`, lowest first."""
-        return [_cut(one, span.start, span.end) for one in self.overlapping(span)]
+        return [one.within(span.start, span.end) for one in self.overlapping(span)]
 
     def missing(self, lock: Lock) -> list[Lock]:
         """The pieces of `lock` of whose bytes there is nothing, lowest first."""
@@ -361,10 +365,6 @@ class Locks:
                     held = self._files[waiter.name, False].conflicts(other, waiter.lock)
                     blockers += [further for further, _ in held]
         return False
-
-
-def _cut(lock: Lock, start: int, end: int) -> Lock:
-    return lock._replace(start=max(lock.start, start), end=min(lock.end, end))
 
 
 def _checked(lock: Lock) -> Lock:

@@ -84,20 +84,21 @@ class FaultyFile(RealFile):
         self._inode = inode
 
     def write(self, buffers: Sequence[Buffer], offset: int) -> None:
-        data = b"".join(buffers)
         cut = self._disk.step("write")
-        self._inode.pending.append((offset, data))
-        super().write([data], offset)
+        self._take(b"".join(buffers), offset)
         self._disk.after(cut)
 
     def write_through(self, data: bytes, offset: int) -> None:
         """As `write`, and stable when it returns; before that, torn like any other."""
         cut = self._disk.step("write through")
-        self._inode.pending.append((offset, data))
-        super().write([data], offset)
+        self._take(data, offset)
         if not self._disk.lies and not cut:
             self._inode.sync()
         self._disk.after(cut)
+
+    def _take(self, data: bytes, offset: int) -> None:
+        self._inode.pending.append((offset, data))
+        super().write([data], offset)
 
     def truncate(self, length: int) -> None:
         cut = self._disk.step("truncate")

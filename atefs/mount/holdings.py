@@ -39,6 +39,11 @@ class Holdings:
         """What somebody has."""
         return self.table.held_by(holder.ino, holder.owner, flock=holder.flock)
 
+    def held_of(self, holder: Holder, span: Lock) -> list[Lock]:
+        """What somebody has of the bytes of `span`, and no others."""
+        start, end = span.start, span.end
+        return [one.within(start, end) for one in self.held(holder) if one.start <= end and one.end >= start]
+
     def token(self, ino: int) -> int:
         """The newest fencing token of a flock of a file; 0 if there is none."""
         of_file = (one.token for holder, one in self.standings.items() if holder.ino == ino and holder.flock)
@@ -60,7 +65,7 @@ class Holdings:
         Raises HeldError if somebody here has it all the same, since they were without the server.
         """
         standing = self.standing(holder)
-        before = [within(one, lock) for one in self.touching(holder, lock)]
+        before = self.held_of(holder, lock)
         unsure = standing.unsure.within(lock)
         try:
             conflict = self.table.try_lock(holder.ino, holder.owner, lock)
@@ -92,7 +97,7 @@ class Holdings:
 
     def weaken(self, holder: Holder, start: int, end: int, instead: Lock | None) -> bool:
         """It gives back what it has, or has it shared from now on. Whether it had anything there."""
-        gone = self.touching(holder, Lock(start, end))
+        gone = self.held_of(holder, Lock(start, end))
         if not gone:
             return False
         if instead is None:
@@ -112,7 +117,7 @@ class Holdings:
     def heard(self, holder: Holder, lock: Lock, lease: GivenLease) -> None:
         """The server has it; if it is still held, both are even."""
         standing = self.standing(holder)
-        if [within(one, lock)[:3] for one in self.touching(holder, lock)] == [lock[:3]]:
+        if [one[:3] for one in self.held_of(holder, lock)] == [lock[:3]]:
             standing.given(lock, lease.token)
         else:
             standing.doubt(lock)
@@ -157,12 +162,3 @@ class Holdings:
         """Have whoever waits for a change look again."""
         self.changed.set()
         self.changed = trio.Event()
-
-    def touching(self, holder: Holder, span: Lock) -> list[Lock]:
-        """What somebody has of these bytes, whole."""
-        return [one for one in self.held(holder) if one.start <= span.end and one.end >= span.start]
-
-
-def within(lock: Lock, span: Lock) -> Lock:
-    """The part of a lock that lies in a span."""
-    return lock._replace(start=max(lock.start, span.start), end=min(lock.end, span.end))

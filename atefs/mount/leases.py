@@ -22,7 +22,7 @@ from atedb.net.errors import ConnectionLostError, HeldError, ProtocolError
 from atedb.net.host import Claim
 from atedb.net.link import Link
 from atedb.net.locks import LAST, Lock, Ranges
-from atefs.mount.holdings import Holdings, within
+from atefs.mount.holdings import Holdings
 from atefs.mount.standing import Debt, Holder, Standing
 from atefs.vault.codec import Keys, lock_name, u64
 
@@ -116,7 +116,7 @@ class MountLeases:
         """Whether it is what somebody has already. The server is asked by token, so that also one that was restarted
         says so; if it has given it to others, it is lost. Raises UnreachableError."""
         standing = self.holdings.standings.get(holder)
-        held = standing.known(within(one, lock) for one in self.holdings.touching(holder, lock)) if standing else []
+        held = standing.known(self.holdings.held_of(holder, lock)) if standing else []
         if standing is None or [one[:3] for one in held] != [lock[:3]]:
             return False
         try:
@@ -156,7 +156,7 @@ class MountLeases:
             if not patient:
                 raise HeldError(0, LAST, exclusive=True)
             await self.holdings.changed.wait()
-        if not lock.exclusive and any(one.exclusive for one in self.holdings.touching(holder, lock)):
+        if not lock.exclusive and any(one.exclusive for one in self.holdings.held_of(holder, lock)):
             with trio.move_on_after(math.inf if patient else RELEASE_SECONDS) as scope:
                 await self._settle()
             if scope.cancelled_caught:
@@ -319,7 +319,7 @@ class MountLeases:
     async def _match(self, connection: ServerConnection, holder: Holder, standing: Standing, debt: Debt) -> None:
         """Have the server know what a holder has of some bytes."""
         span = debt.span
-        held = [within(one, span) for one in self.holdings.touching(holder, span)]
+        held = self.holdings.held_of(holder, span)
         kept = Ranges([*standing.known(held), *(() if debt.doubtful else standing.unheard(held))])
         for one in kept:
             self.holdings.heard(holder, one, await self._try(connection, holder, one, standing.token))
@@ -361,7 +361,7 @@ class MountLeases:
             except HeldError:  # that it was given back was heard, so that all was on the server before
                 standing.owed.cut(lock.start, lock.end)
                 standing.doubt(lock)
-                for one in standing.known(within(one, lock) for one in self.holdings.touching(holder, lock)):
+                for one in standing.known(self.holdings.held_of(holder, lock)):
                     await again(one)
 
         kept = [piece for one in standing.known(self.holdings.held(holder)) for piece in standing.owed.missing(one)]

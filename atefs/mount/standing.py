@@ -86,7 +86,7 @@ class Standing:
     def gave_back(self, start: int, end: int, held: Iterable[Lock], instead: Lock | None) -> None:
         """What was `held` of bytes `start` to `end` is no longer, or is shared from now on."""
         for one in held:
-            for piece in self.unsure.missing(one._replace(start=max(one.start, start), end=min(one.end, end))):
+            for piece in self.unsure.missing(one.within(start, end)):
                 self.owed.add(piece)
                 self.doubtful.cut(piece.start, piece.end)
         if instead is None:

@@ -157,7 +157,7 @@ def test_a_disk_that_fails_at_any_step_loses_nothing_that_was_promised(
         if disk.steps < disk.fail_at:
             break
         if raised is None:  # what cannot be promised is committed, and a full disk needs no last checkpoint
-            assert failure == errno.ENOSPC or (chain._journal is not None and chain._journal.failed)
+            assert failure == errno.ENOSPC or chain._journal.failed
         else:
             assert (raised is NoSpaceError) == (failure == errno.ENOSPC)
         again = Chain.open(world / "store", ROOT, heads=world / "heads")
