@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tomllib
@@ -24,6 +25,25 @@ def test_a_vault_is_mounted_and_written_where_there_is_no_pyfuse3(place: Mounted
     place.mount()
     (place / "file").write_text("content")
     place.remount()
+    assert (place / "file").read_text() == "content"
+    place.umount()
+
+
+@ONCE
+@pytest.mark.needs("fuse")
+def test_the_command_of_the_readme_brings_the_vault_back_also_when_its_driver_was_killed(place: Mounted) -> None:
+    environment = {**os.environ, "MOUNT": str(place.path), "ATE_PASSPHRASE_FILE": str(place.passphrase_file)}
+
+    def mount_vault() -> str:
+        return run("sh", REPOSITORY / "scripts" / "mount-vault", env=environment).stdout
+
+    assert f"Your vault is {place.path}" in mount_vault()
+    place.write_synced("file", b"content")
+    assert "mounted already" in mount_vault()
+    place.pid = place.status()["pid"]
+    place.kill()
+    assert "mounted already" not in mount_vault()
+    place.pid = place.status()["pid"]
     assert (place / "file").read_text() == "content"
     place.umount()
 
