@@ -10,7 +10,9 @@ import click
 
 
 class LazyGroup(click.Group):
-    """table: name -> the module in `package` that has the command (as a variable of the same name), and its help."""
+    """table: name -> the module in `package` that has the command (as a variable of the same name, with `_` for `-`),
+    and its help.
+    """
 
     def __init__(self, *arguments: Any, package: str, table: Mapping[str, tuple[str, str]], **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -26,7 +28,7 @@ class LazyGroup(click.Group):
         if cmd_name not in self._table:
             return None
         module = importlib.import_module(f"{self._package}.{self._table[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

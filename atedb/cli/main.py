@@ -17,6 +17,7 @@ COMMANDS = {
     "solo": ("solo", "Serve chains from this machine."),
     "verify": ("verify", "Prove that the chains of a server are whole."),
     "repair": ("repair", "Mend a damaged chain of a server."),
+    "invite": ("invite", "Make a code with which somebody may register."),
     "tenant": ("tenant", "Say who may use the server: add, list and remove tenants."),
 }
 """Name -> the module that has it (as a variable of the same name), and one line of help."""
@@ -33,9 +34,8 @@ def atedb(ctx: click.Context, debug: bool) -> None:
 
     \b
     A server for one person:
-      atefs identity                                     on the client: prints its public key
-      atedb tenant add you@example.com --key PUBLIC      on the server
-      atedb solo --listen 0.0.0.0
+      atedb solo --listen 0.0.0.0                        prints a code for the first user
+      atefs create-user you@example.com --server ws://server:5000
       atefs mount ~/vault ws://server:5000/db/you@example.com/vault
 
     Exit codes are those of atefs: see atefs --help.

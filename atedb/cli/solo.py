@@ -50,8 +50,9 @@ def solo(
     Settings come from a TOML file, then from variables ATEDB_…, then from these options; what comes last counts. DATA
     is ~/.local/share/atedb if nothing names another folder.
 
-    Who may use the server is said with: atedb tenant add. As long as nobody has been added, anybody may, and then the
-    server listens on loopback only.
+    The first user registers with a code that is shown here, and is the administrator: atefs create-user. Whoever
+    should not need an account is let in with: atedb tenant add. As long as there is nobody, a server that listens on
+    loopback takes anybody; one that other machines can reach takes nobody.
 
     \b
     Examples:
@@ -84,6 +85,8 @@ def _tell(running: Running) -> None:
         click.echo(f"Serving chains on {'wss' if running.tls else 'ws'}://{host}:{running.port}{_RESOURCE}/NAME/VAULT")
     click.echo(f"Health and metrics on http://127.0.0.1:{running.http_port}/health and /metrics")
     if not running.closed:
-        click.echo(
-            "Nobody has been added with atedb tenant add: whoever has an account on this machine may use this server."
-        )
+        click.echo("Nobody has registered yet: whoever can log in to this machine may use this server.")
+    if running.first_code:
+        click.echo(f"The first user is the administrator, and registers with the code {running.first_code}:")
+        scheme = "wss" if running.tls else "ws"
+        click.echo(f"    atefs create-user you@example.com --server {scheme}://THIS-SERVER:{running.port}")

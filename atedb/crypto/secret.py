@@ -1,4 +1,4 @@
-"""What somebody opens a vault with: a passphrase, the contents of a key file, or a recovery code."""
+"""What somebody opens a vault with: a passphrase, the contents of a key file, a recovery code, or their account."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ class SecretKind(StrEnum):
     PASSPHRASE = "passphrase"
     KEY_FILE = "key-file"
     RECOVERY = "recovery"
+    ACCOUNT = "account"
 
 
 class Secret:
@@ -58,6 +59,11 @@ class Secret:
     def recovery_code(cls, text: str) -> Secret:
         """A recovery code as typed. Raises RecoveryCodeError, which names the group that is mistyped."""
         return cls(SecretKind.RECOVERY, parse_code(text).encode("ascii"))
+
+    @classmethod
+    def account(cls, key: bytes) -> Secret:
+        """What an account's root gives for this: 32 bytes."""
+        return cls(SecretKind.ACCOUNT, key)
 
     @classmethod
     def typed(cls, text: str) -> Secret:

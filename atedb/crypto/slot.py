@@ -30,7 +30,7 @@ MIN_MEMLIMIT = 8 << 10
 MAX_MEMLIMIT = 512 << 20
 
 _BOUND = struct.Struct("<8sBIQ16s")
-_KIND_NUMBER = {SecretKind.PASSPHRASE: 1, SecretKind.KEY_FILE: 2, SecretKind.RECOVERY: 3}
+_KIND_NUMBER = {SecretKind.PASSPHRASE: 1, SecretKind.KEY_FILE: 2, SecretKind.RECOVERY: 3, SecretKind.ACCOUNT: 4}
 
 
 class KdfParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,7 +67,7 @@ class KdfParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             )
 
 
-# A recovery code has 180 random bits: no cost makes guessing it any less hopeless.
+# A recovery code has 180 random bits, an account's key 256: no cost makes guessing them any less hopeless.
 RECOVERY_KDF = KdfParams(opslimit=1, memlimit=MIN_MEMLIMIT)
 
 # A value whose only use is to cost what an attempt costs, where a vault has no slot of the kind asked for.
@@ -93,9 +93,14 @@ def stretch(secret: Secret, salt: bytes, kdf: KdfParams) -> bytes:
         ) from None
 
 
+def default_cost(kind: SecretKind) -> KdfParams:
+    """What a new slot costs."""
+    return RECOVERY_KDF if kind in (SecretKind.RECOVERY, SecretKind.ACCOUNT) else KdfParams()
+
+
 def idle(secret: Secret) -> None:
     """The work of one attempt at the default cost, for nothing."""
-    stretch(secret, _NO_SALT, RECOVERY_KDF if secret.kind is SecretKind.RECOVERY else KdfParams())
+    stretch(secret, _NO_SALT, default_cost(secret.kind))
 
 
 class Slot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from atedb.crypto.aead import random_bytes
 from atedb.crypto.secret import Secret, SecretKind
-from atedb.crypto.slot import MAX_LABEL, RECOVERY_KDF, KdfParams, Slot, idle, is_label
+from atedb.crypto.slot import MAX_LABEL, KdfParams, Slot, default_cost, idle, is_label
 from atedb.crypto.slot_file import MAX_SLOTS, SlotFile, SlotTable
 from atedb.errors import AteError, ExitCode, WrongSecretError
 
@@ -80,6 +80,11 @@ class KeySlots:
         source = SlotFile(path)
         return cls(source.read(), source, clock, mend)
 
+    @classmethod
+    def parse(cls, text: bytes) -> KeySlots:
+        """The slots in the bytes of their file, such as a server has them. Raises DamagedError, UnsupportedError."""
+        return cls(SlotTable.parse(text, "what the server has as key slots"), None, time.time_ns, False)
+
     @property
     def generation(self) -> int:
         """How many changes were made since the store was created."""
@@ -136,7 +141,7 @@ class KeySlots:
         self._refuse(secret, self._table.slots)
         taken = {slot.id for slot in self._table.slots}
         slot_id = next(name for name in iter(lambda: random_bytes(4).hex(), "") if name not in taken)
-        slot = Slot.wrap(slot_id, label, self._clock(), root=root, secret=secret, kdf=kdf or _default_kdf(secret.kind))
+        slot = Slot.wrap(slot_id, label, self._clock(), root=root, secret=secret, kdf=kdf or default_cost(secret.kind))
         self._change(root, [*self._table.slots, slot])
         return slot_id
 
@@ -166,7 +171,7 @@ class KeySlots:
         others = [slot for slot in self._table.slots if slot is not old]
         self._refuse(new_secret, others)
         new = Slot.wrap(
-            old.id, old.label, self._clock(), root=root, secret=new_secret, kdf=kdf or _default_kdf(old.kind)
+            old.id, old.label, self._clock(), root=root, secret=new_secret, kdf=kdf or default_cost(old.kind)
         )
         self._change(root, [new if slot is old else slot for slot in self._table.slots])
 
@@ -235,7 +240,3 @@ class KeySlots:
 
     def _change(self, root: bytes, slots: Sequence[Slot]) -> None:
         self._table = SlotTable.seal(root, self._table.generation + 1, slots)
-
-
-def _default_kdf(kind: SecretKind) -> KdfParams:
-    return RECOVERY_KDF if kind is SecretKind.RECOVERY else KdfParams()

@@ -31,6 +31,7 @@ from atedb.net.messages import (
     GetBodies,
     GetDocument,
     GetStats,
+    Inquire,
     Open,
     Opened,
     Ping,
@@ -39,6 +40,7 @@ from atedb.net.messages import (
     PutDocument,
     ReleaseLease,
     RenewLease,
+    Reply,
     StatsAre,
     TakeLease,
 )
@@ -167,6 +169,15 @@ class ServerConnection:
         """End what owners whose bytes begin with `owner` (1 to 64) have, and wait for, over other connections."""
         await self._requests.ask(Done, lambda number: EndLeases(number, owner))
 
+    async def inquire(self, data: bytes) -> bytes:
+        """Ask about accounts; `atedb.account.messages` has what. Only before a chain is open."""
+        return (await self._requests.ask(Reply, lambda number: Inquire(number, data))).data
+
+    @property
+    def conversation(self) -> bytes:
+        """The hash of the handshake: what is signed with it is of no use in another conversation."""
+        return self._requests.conversation
+
     async def stats(self) -> StatsAre:
         """What the node knows of the chain, in numbers."""
         return await self._requests.ask(StatsAre, GetStats)
@@ -199,15 +210,16 @@ def _get_bodies(wanted: list[tuple[int, int]], number: int) -> GetBodies:
 
 @asynccontextmanager
 async def connect(
-    url: ServerUrl, identity: SigningKey, pin: bytes | None, *, timeout: float = 10.0, authorities: Path | None = None
-) -> AsyncIterator[ServerConnection]:
+    url: ServerUrl, identity: SigningKey | None, pin: bytes | None, *, timeout: float = 10.0,
+    authorities: Path | None = None,
+) -> AsyncIterator[ServerConnection]:  # fmt: skip
     """A connection to the server of `url`, on which no chain is open yet; it ends with the block.
 
-    pin: the fingerprint of the server's key, or None to take any (then keep `fingerprint`, which has been proven).
-    timeout: seconds for the transport, and again until the server has let the client in. authorities: a file with
-    certificates (PEM), besides the system's, that may vouch for that of a `wss` server. Raises ConnectionLostError,
-    WrongServerError, RefusedError and what else the server refuses with, UnsupportedError (no common version),
-    ProtocolError; inside the block, only what the block itself raises.
+    identity: who we are; None for a visitor, who may only inquire. pin: the fingerprint of the server's key, or None to
+    take any (then keep `fingerprint`, which has been proven). timeout: seconds for the transport, and again until the
+    server has let the client in. authorities: a file with certificates (PEM), besides the system's, that may vouch for
+    that of a `wss` server. Raises ConnectionLostError, WrongServerError, RefusedError and what else the server refuses
+    with, UnsupportedError (no common version), ProtocolError; inside the block, only what the block itself raises.
     """
     async with (
         open_transport(url, timeout=timeout, authorities=authorities) as transport,
@@ -218,7 +230,7 @@ async def connect(
 
 @asynccontextmanager
 async def connect_transport(
-    transport: Transport, identity: SigningKey, pin: bytes | None, *, timeout: float = 10.0
+    transport: Transport, identity: SigningKey | None, pin: bytes | None, *, timeout: float = 10.0
 ) -> AsyncIterator[ServerConnection]:
     """As `connect`, over a transport that is there already; it is closed with the block."""
     protocol = ClientProtocol(identity, pin)

@@ -17,12 +17,14 @@ from atedb.net.errors import ProtocolError
 from atedb.net.failures import error_of
 from atedb.net.handshake import MAX_HANDSHAKE, VERSION, ChannelKeys, ClientHandshake, ServerHandshake
 from atedb.net.messages import (
+    MAX_INQUIRY,
     MAX_MESSAGE,
     Answer,
     Authenticate,
     Failed,
     Message,
     Request,
+    Visit,
     Welcome,
     decode_answer,
     decode_request,
@@ -98,20 +100,25 @@ class _End(ABC):
 
 
 class ClientProtocol(_End):
-    """A client's end. identity: the key that it is known by; pin: the server's fingerprint, or None to take any."""
+    """A client's end. identity: the key that it is known by, or None for a visitor, who has none yet.
 
-    def __init__(self, identity: SigningKey, pin: bytes | None, versions: tuple[int, int] = (VERSION, VERSION)) -> None:
+    pin: the server's fingerprint, or None to take any. conversation: the hash of the handshake, once ready.
+    """
+
+    def __init__(
+        self, identity: SigningKey | None, pin: bytes | None, versions: tuple[int, int] = (VERSION, VERSION)
+    ) -> None:
         super().__init__(MAX_MESSAGE)
         self._identity = identity
         self._shake = ClientHandshake(pin, versions)
         self._answered_hello = False
-        self._transcript = b""
+        self.conversation = b""
         self._plain.append(self._shake.hello())
 
     @property
     def device_statement(self) -> bytes:
         """What a device signs to prove its key in this conversation. Only when ready."""
-        return _DEVICE + self._transcript
+        return _DEVICE + self.conversation
 
     @property
     def fingerprint(self) -> bytes:
@@ -149,28 +156,38 @@ class ClientProtocol(_End):
             self._answered_hello = True
             return
         keys = self._shake.server_key(data)
-        self._transcript = keys.transcript
+        self.conversation = keys.transcript
         self._sealer, self._opener = RecordSealer(keys.to_server), RecordOpener(keys.to_client)
-        self._send(Authenticate(1, self._identity.public, self._identity.sign(_signed(keys))))
+        if self._identity is None:
+            self._send(Visit(1))
+        else:
+            self._send(Authenticate(1, self._identity.public, self._identity.sign(_signed(keys))))
 
 
 class ServerProtocol(_End):
-    """A server's end. key: what it is known by. identity: the client's key, once it is proven.
+    """A server's end. key: what it is known by. introduced: the client has said who it is. identity: its key, which it
+    has proven; None for a visitor, who has none.
 
-    Whoever runs it answers the first message, Authenticate, with `welcome` or `refuse`; then only `receive` goes on.
+    Whoever runs it answers the first message with `welcome` or `refuse`; then only `receive` goes on.
     """
 
     def __init__(self, key: KemKey, versions: tuple[int, int] = (VERSION, VERSION)) -> None:
         super().__init__(_FIRST_MESSAGE)
+        self.introduced = False
         self.identity: bytes | None = None
         self._shake = ServerHandshake(key, versions)
         self._keys: ChannelKeys | None = None
 
     @property
-    def device_statement(self) -> bytes:
-        """What a device signs to prove its key in this conversation. Only once the client's identity is proven."""
+    def conversation(self) -> bytes:
+        """The hash of the handshake. Only once the client is introduced."""
         assert self._keys is not None
-        return _DEVICE + self._keys.transcript
+        return self._keys.transcript
+
+    @property
+    def device_statement(self) -> bytes:
+        """What a device signs to prove its key in this conversation. Only once the client is introduced."""
+        return _DEVICE + self.conversation
 
     @property
     def refused(self) -> bool:
@@ -183,9 +200,9 @@ class ServerProtocol(_End):
 
     def welcome(self, time: int) -> None:
         """Let the client in. time: the server's clock, ns since 1970."""
-        assert self.identity is not None
+        assert self.introduced
         self._send(Welcome(1, time))
-        self._inbox.limit = SMALL_MESSAGE
+        self._inbox.limit = SMALL_MESSAGE if self.identity else MAX_INQUIRY + 64
         self.ready = True
 
     def refuse(self, failed: Failed) -> None:
@@ -208,17 +225,19 @@ class ServerProtocol(_End):
             raise
 
     def _accept(self, request: Request) -> Request:
-        if self.identity is not None:
-            if not self.ready or isinstance(request, Authenticate):
+        if self.introduced:
+            if not self.ready or isinstance(request, Authenticate | Visit):
                 raise ProtocolError("the client says something else than was to be said now")
             return request
-        if not isinstance(request, Authenticate) or self._keys is None:
+        if not isinstance(request, Authenticate | Visit) or self._keys is None:
             raise ProtocolError("the client asks for something before it has said who it is")
-        try:
-            verify_signature(request.identity, _signed(self._keys), request.signature)
-        except BadSignatureError:
-            raise ProtocolError("the client does not have the key that it says") from None
-        self.identity = request.identity
+        if isinstance(request, Authenticate):
+            try:
+                verify_signature(request.identity, _signed(self._keys), request.signature)
+            except BadSignatureError:
+                raise ProtocolError("the client does not have the key that it says") from None
+            self.identity = request.identity
+        self.introduced = True
         return request
 
     def _handshake(self, data: bytes) -> None:

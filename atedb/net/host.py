@@ -36,12 +36,16 @@ class Guest(Protocol):
     def used(self) -> int:
         """Bytes that the tenant's chains store."""
 
+    async def inquire(self, data: bytes, conversation: bytes) -> bytes:
+        """The reply to what is asked about accounts. conversation: the hash of the handshake. Raises AteError."""
+
     def close(self) -> None:
         """The connection has ended; called once."""
 
 
 Authenticator = Callable[[bytes], Guest]
-"""(Ed25519 public key, proven) -> who that is. Raises RefusedError, LimitError (too many connections), StorageError."""
+"""(Ed25519 public key, proven, or nothing for a visitor, who has none) -> who that is. Raises RefusedError, LimitError
+(too many connections), StorageError."""
 
 
 class Claim(NamedTuple):

@@ -115,7 +115,8 @@ class _Target:
 
 class Link:
     """One replica's link. error: why it is not online, or why the server takes nothing just now. tail: the newest batch
-    that the server had when we last met.
+    that the server had when we last met. writable: whether it then let us append; until then, what
+    is known from before.
 
     connection: the one that there is. dial: makes one. path: the chain's, there. changed: called when `state` has
     changed. met: awaited at the beginning of each connection; it may take long, if each answer has a bound. jitter: a
@@ -129,6 +130,7 @@ class Link:
         self.state = LinkState.CONNECTING
         self.error: AteError | None = None
         self.tail = START
+        self.writable = True
         self._dial = dial
         self._path = path
         self._local = local
@@ -269,6 +271,7 @@ class Link:
             opened = await connection.open(self._path, create=self._local.founding())
         self._local.meet(opened.header, opened.tail)
         self.tail = opened.tail
+        self.writable = opened.writable
         await self._met(connection)
         self.connection = connection
         try:

@@ -30,6 +30,8 @@ MAX_CREDIT = 64 << 20
 MAX_LEASE = 60.0
 """Seconds that a lease lasts without its holder. A restarted node gives none for as long."""
 MAX_TEXT = 500
+MAX_INQUIRY = 48 << 10
+"""Bytes of what is asked about accounts, or replied."""
 
 _TOP = (1 << 63) - 1
 Number = Annotated[int, Meta(ge=0, le=_TOP)]
@@ -189,6 +191,16 @@ class EndLeases(Message, frozen=True, tag=16):
     owner: Owner
 
 
+class Visit(Message, frozen=True, tag=17):
+    """The first message of somebody who has no key yet: may inquire, to register or to log in, and nothing else."""
+
+
+class Inquire(Message, frozen=True, tag=18):
+    """About accounts, before a chain is open; `atedb.account.messages` has what can be asked."""
+
+    data: Annotated[bytes, Meta(max_length=MAX_INQUIRY)]
+
+
 # What a node says.
 
 
@@ -320,13 +332,19 @@ class Own(Message, frozen=True, tag=45):
     hash: Bytes32
 
 
+class Reply(Message, frozen=True, tag=46):
+    """Answers Inquire."""
+
+    data: Annotated[bytes, Meta(max_length=MAX_INQUIRY)]
+
+
 Request = (
     Authenticate | Open | GetDocument | PutDocument | Follow | Grant | Unfollow | Append | GetBodies | TakeLease
-    | RenewLease | ReleaseLease | GetStats | Ping | Prove | EndLeases
+    | RenewLease | ReleaseLease | GetStats | Ping | Prove | EndLeases | Visit | Inquire
 )  # fmt: skip
 Answer = (
     Welcome | Failed | Opened | DocumentIs | Batches | Appended | BodiesAre | LeaseIs | StatsAre | Done | Pong
-    | Goodbye | LeaseHeld | Own
+    | Goodbye | LeaseHeld | Own | Reply
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

@@ -179,6 +179,11 @@ class Requests:
         return following
 
     @property
+    def conversation(self) -> bytes:
+        """The hash of the handshake."""
+        return self._protocol.conversation
+
+    @property
     def device_statement(self) -> bytes:
         """What a device signs to prove its key in this conversation."""
         return self._protocol.device_statement

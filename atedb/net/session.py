@@ -16,7 +16,7 @@ from atedb.net.connection import ServerProtocol
 from atedb.net.errors import ConnectionLostError, ProtocolError, RefusedError, UnavailableError
 from atedb.net.failures import failed
 from atedb.net.host import Access, Authenticator, Chain, Chains, Guest
-from atedb.net.messages import Answer, Goodbye, Open, Opened, Ping, Pong, Request
+from atedb.net.messages import Answer, Goodbye, Inquire, Open, Opened, Ping, Pong, Reply, Request
 from atedb.net.pump import Pump
 from atedb.net.serving import Serving, told
 from atedb.net.transport import Transport
@@ -87,16 +87,16 @@ class _Session:
 
     async def shake(self) -> None:
         """Up to the client's proof, or until it is clear that there will be none. Raises what ends the connection."""
-        while self._protocol.identity is None and not self._protocol.refused:
+        while not (self._protocol.introduced or self._protocol.refused):
             self._protocol.receive(await self._transport.receive())
             await self._pump.flush()
 
     async def admit(self, authenticate: Authenticator, clock: Callable[[], int]) -> Guest | None:
         """Who the client is, if it is let in. The welcome is sent by `run`."""
-        if self._protocol.identity is None:
+        if not self._protocol.introduced:
             return None
         try:
-            guest = authenticate(self._protocol.identity)
+            guest = authenticate(self._protocol.identity or b"")
         except AteError as error:
             answer = failed(1, error)
             if answer.code == "unavailable":
@@ -196,9 +196,14 @@ class _Session:
         while True:
             request, _, reserved = await self._next(guest)
             try:
-                if not isinstance(request, Open):
+                if isinstance(request, Inquire):
+                    await guest.spend(len(request.data))
+                    reply = await guest.inquire(request.data, self._protocol.conversation)
+                    self._send(Reply(request.id, reply))
+                elif isinstance(request, Open):
+                    return await self._enter(request, guest, stack)
+                else:
                     raise InvalidError("no chain is open yet")
-                return await self._enter(request, guest, stack)
             except AteError as error:
                 self._send(told(request.id, error))
             finally:

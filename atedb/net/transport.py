@@ -8,6 +8,10 @@ from typing import Protocol
 class Transport(Protocol):
     """A connection that keeps the bounds of what is sent. Made by `atedb.net.websocket`, or in memory by tests."""
 
+    @property
+    def peer(self) -> str:
+        """The other end's address; empty where it has none."""
+
     async def send(self, data: bytes) -> None:
         """Hand one message over; waits while the other end takes nothing. Raises ConnectionLostError."""
 

@@ -56,6 +56,14 @@ class ServerUrl(NamedTuple):
             split.scheme == "wss", split.hostname, port or DEFAULT_PORT, path, _fingerprint(text, split.fragment)
         )
 
+    @classmethod
+    def parse_server(cls, text: str) -> ServerUrl:
+        """`ws[s]://HOST[:PORT][#FINGERPRINT]`, or the address of a chain there; without a path. Raises UrlError."""
+        address, mark, pin = text.partition("#")
+        if RESOURCE + "/" not in address:
+            address = address.rstrip("/") + f"{RESOURCE}/server/name"
+        return cls.parse(address + mark + pin)._replace(path="")
+
     @property
     def server(self) -> str:
         """Which server, without the chain: `ws://host:port`. What a known key is remembered for."""

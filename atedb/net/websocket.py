@@ -59,6 +59,15 @@ class WebSocketTransport:
         self._whole: deque[bytes] = deque()
         self._request: Request | None = None
 
+    @property
+    def peer(self) -> str:
+        """As of Transport: an IP address."""
+        stream = self._stream.transport_stream if isinstance(self._stream, trio.SSLStream) else self._stream
+        try:
+            return str(stream.socket.getpeername()[0]) if isinstance(stream, trio.SocketStream) else ""
+        except OSError:  # it is gone already
+            return ""
+
     async def accept(self) -> None:
         """A server's upgrade. Raises ConnectionLostError, ProtocolError for what is no upgrade."""
         assert isinstance(self._protocol, ServerProtocol)

@@ -7,16 +7,10 @@ import ipaddress
 
 import trio
 
-from atedb.errors import AteError, ExitCode, InUseError
+from atedb.errors import InUseError
 from atedb.node.config import ConfigError
 
 LOOPBACK = "127.0.0.1"
-
-
-class OpenServerError(AteError):
-    """A server that takes anybody would be reachable from other machines."""
-
-    exit_code = ExitCode.USAGE
 
 
 async def resolve(listen: str) -> list[str]:
@@ -29,15 +23,9 @@ async def resolve(listen: str) -> list[str]:
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
-def require_loopback(addresses: list[str]) -> None:
-    """Raises OpenServerError unless only this machine can reach all of the addresses."""
-    for address in addresses:
-        if not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
-            raise OpenServerError(
-                f"this server has no tenants and takes anybody, so it may not listen on {address}, where other "
-                "machines could reach it; nothing was started; let somebody in first: atedb tenant add NAME --key "
-                f"PUBLIC, or listen on {LOOPBACK}"
-            )
+def are_loopback(addresses: list[str]) -> bool:
+    """Whether only this machine can reach all of the addresses."""
+    return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in addresses)
 
 
 async def bind(addresses: list[str], port: int) -> list[trio.SocketListener]:

@@ -1,10 +1,15 @@
-"""Who is connected: which tenant a proven key is, how much that tenant may do, and until when it is let in."""
+"""Who is connected: which tenant a proven key is, how much that tenant may do, and until when it is let in.
+
+A key is a tenant's by the folder of tenants, or a token of an account. Whoever has none is a visitor, who may register
+or log in.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -15,8 +20,10 @@ from atedb.errors import LimitError
 from atedb.net.budget import ByteBudget
 from atedb.net.errors import RefusedError
 from atedb.net.host import Access
+from atedb.node.accounts import Holder
 from atedb.node.config import Config
 from atedb.node.rates import TokenBucket
+from atedb.node.reception import Reception
 from atedb.node.tenants import Tenant, Tenants
 
 log = logging.getLogger(__name__)
@@ -31,6 +38,10 @@ _RECENT_NS = 2_000_000_000
 
 ANYBODY = ""
 """The tenant that all are on a server that takes anybody."""
+VISITOR_MEMORY = 1 << 20
+VISITOR_RATE, VISITOR_BURST = 1.0, 20.0
+"""Inquiries a second of the visitors from one address, and at once after a pause."""
+VISITOR_ADDRESSES = 4096
 
 
 class Usage(Protocol):
@@ -59,14 +70,21 @@ class _Party:
 
 
 class NodeGuest:
-    """One connection of a client that has proven its key. See `atedb.net.host.Guest`."""
+    """One connection of a client that has proven its key. See `atedb.net.host.Guest`. holder: of its token, if the key
+    is one's.
+    """
 
-    def __init__(self, name: str, identity: str, party: _Party, usage: Usage, dismiss: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, identity: bytes, party: _Party, *, holder: Holder | None, reception: Reception, usage: Usage,
+        dismiss: Callable[[], None],
+    ) -> None:  # fmt: skip
         self.identity = identity
         self.dismiss = dismiss
         self.memory = party.memory
         self._name = name
         self._party = party
+        self._holder = holder
+        self._reception = reception
         self._usage = usage
         self._tenant = name
         party.guests.add(self)
@@ -74,10 +92,12 @@ class NodeGuest:
     def authorize(self, path: str) -> Access:
         """What this client may do with the chain at `path`. Raises RefusedError."""
         tenant = path.split("/")[1] if path.startswith("/") else ""
-        if not tenant or self._name not in (ANYBODY, tenant):
+        holder = self._holder
+        if not tenant or self._name not in (ANYBODY, tenant) or (holder is not None and not holder.opens(path)):
             raise RefusedError("there is no chain here that this identity may open; ask whoever runs the server")
         self._tenant = tenant
-        return Access(quota=self._party.tenant.quota, may_create=True, may_write=True)
+        may_write = holder is None or holder.may_write
+        return Access(quota=self._party.tenant.quota, may_create=may_write, may_write=may_write)
 
     async def spend(self, cost: int) -> None:
         """Wait for the tenant's rate. Raises RateError."""
@@ -87,24 +107,64 @@ class NodeGuest:
         """Bytes that the tenant stores."""
         return self._usage.used(self._tenant)
 
+    async def inquire(self, data: bytes, conversation: bytes) -> bytes:
+        """The reply to what is asked about accounts."""
+        return await self._reception.member(data, conversation, self.identity)
+
     def close(self) -> None:
         """The connection has ended."""
         self._party.guests.discard(self)
 
 
+class Visitor:
+    """One connection of somebody who has no key yet. See `atedb.net.host.Guest`."""
+
+    def __init__(self, bucket: TokenBucket, reception: Reception) -> None:
+        self.memory = ByteBudget(VISITOR_MEMORY)
+        self._bucket = bucket
+        self._reception = reception
+
+    def authorize(self, path: str) -> Access:
+        """Raises RefusedError."""
+        raise RefusedError("whoever has not logged in may open no chain here; say: atefs login you@example.com")
+
+    async def spend(self, cost: int) -> None:
+        """Wait for the rate of all visitors from this address. Raises RateError."""
+        await self._bucket.take(1.0)
+
+    async def inquire(self, data: bytes, conversation: bytes) -> bytes:
+        """The reply to what is asked about accounts."""
+        return await self._reception.visitor(data, conversation)
+
+    def used(self) -> int:
+        """Visitors store nothing."""
+        return 0
+
+    def close(self) -> None:
+        """The connection has ended."""
+
+
 class Guests:
-    """Lets clients in as the folder of tenants says, and puts those out who are no longer in it.
+    """Lets clients in as the folder of tenants and the accounts say, and puts those out who are no longer in them.
 
     A server that was once closed stays so while it runs. refused: connections that proved a key and were not let in.
     """
 
-    def __init__(self, tenants: Tenants, config: Config, usage: Usage) -> None:
+    def __init__(
+        self, tenants: Tenants, config: Config, usage: Usage, reception: Reception,
+        clock: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
         self._tenants = tenants
         self._config = config
         self._usage = usage
+        self._accounts = reception.accounts
+        self._reception = reception
+        self._clock = clock
+        self._visitors: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._accounts.changed = self._dismiss_strangers
         self._memory = ByteBudget(max(MEMORY, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2))
         self._parties: dict[str, _Party] = {}
-        self._names: dict[str, str] = {}
+        self._names: dict[bytes, str] = {}
         self._folder_mark = (0, 0)
         self._changes = 0
         self.known: Mapping[str, Tenant] = {}
@@ -117,23 +177,38 @@ class Guests:
         """Connections that have been let in and not ended."""
         return sum(len(party.guests) for party in self._parties.values())
 
-    def admit(self, identity: bytes, dismiss: Callable[[], None]) -> NodeGuest:
-        """Who the owner of a proven key is. dismiss: ends the connection at once, should the tenant be removed.
+    def admit(self, identity: bytes, dismiss: Callable[[], None], address: str = "") -> NodeGuest:
+        """Who the owner of a proven key is. dismiss: ends the connection at once, should the tenant be removed, or the
+        token revoked or expire. address: where it comes from.
 
         Raises RefusedError, LimitError for more connections than the tenant may have, StorageError.
         """
-        key = identity.hex()
-        if self._folder_changed() and (key not in self._names or not self.closed):
+        if self._folder_changed() and (identity not in self._names or not self.closed):
             self._take_over(*self._read())
-        name = self._names.get(key) if self.closed else ANYBODY
+        name = self._name_of(identity) if self.closed else ANYBODY
         if name is None:
             self.refused += 1
-            raise RefusedError("this identity is not let in here; ask whoever runs the server")
+            raise RefusedError(
+                "this identity is not let in here, or no longer; log in: atefs login you@example.com, or ask whoever "
+                "runs the server"
+            )
         party = self._party(name)
         if len(party.guests) >= party.connections:
             self.refused += 1
             raise LimitError(f"there are {party.connections} connections of this tenant already; close one of them")
-        return NodeGuest(name, key, party, self._usage, dismiss)
+        holder = self._accounts.holder(identity, self._clock())
+        self._accounts.used(identity, self._clock(), address)
+        return NodeGuest(
+            name, identity, party, holder=holder, reception=self._reception, usage=self._usage, dismiss=dismiss
+        )
+
+    def visit(self, address: str) -> Visitor:
+        """Somebody who has no key yet."""
+        bucket = self._visitors.pop(address, None) or TokenBucket(VISITOR_RATE, VISITOR_BURST)
+        self._visitors[address] = bucket
+        if len(self._visitors) > VISITOR_ADDRESSES:
+            self._visitors.popitem(last=False)
+        return Visitor(bucket, self._reception)
 
     async def watch(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """`renew` for ever. A service; see `supervisor`."""
@@ -141,6 +216,7 @@ class Guests:
         while True:
             await trio.sleep(REREAD_SECONDS)
             await self.renew()
+            self._dismiss_strangers()
 
     async def renew(self) -> None:
         """Take over what has changed in the folder of tenants. Raises StorageError."""
@@ -173,14 +249,29 @@ class Guests:
         self._names = {}
         for name, tenant in sorted(known.items()):
             for key in tenant.keys:
-                self._names.setdefault(key, name)  # where files written by hand name it twice, the first one has it
+                self._names.setdefault(
+                    bytes.fromhex(key), name
+                )  # where files written by hand name it twice, the first one has it
         for name, party in list(self._parties.items()):
             party.limit(known.get(name, Tenant()))
-            for guest in list(party.guests):
-                if self._names.get(guest.identity) != name:
-                    guest.dismiss()
             if not party.guests and name not in known:  # others stay: what they owe of their rate is not forgotten
                 del self._parties[name]
+        self._dismiss_strangers()
+
+    def _dismiss_strangers(self) -> None:
+        """End the connections of keys that are let in no more."""
+        for name, party in self._parties.items() if self.closed else ():
+            for guest in list(party.guests):
+                if self._name_of(guest.identity) != name:
+                    guest.dismiss()
+
+    def _name_of(self, identity: bytes) -> str | None:
+        """Which tenant a key is; None for none."""
+        name = self._names.get(identity)
+        if name is not None:
+            return name
+        holder = self._accounts.holder(identity, self._clock())
+        return holder.account.email if holder is not None and holder.account.email in self.known else None
 
     def _mark(self) -> tuple[int, int]:
         try:

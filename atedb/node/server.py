@@ -11,6 +11,7 @@ from typing import NamedTuple
 import trio
 
 from atedb.chain.disk import RealDisk
+from atedb.crypto.hashing import derive
 from atedb.crypto.kem import KemKey
 from atedb.daemon.notify import notify
 from atedb.engine.files import FileEngine
@@ -28,8 +29,9 @@ from atedb.node.hosts import Hosts
 from atedb.node.http import HttpServer
 from atedb.node.lobby import Lobby
 from atedb.node.memory import return_large_memory
+from atedb.node.reception import Reception
 from atedb.node.server_key import load_or_make
-from atedb.node.supervisor import Supervisor
+from atedb.node.supervisor import Service, Supervisor
 from atedb.node.tenants import Tenants
 
 log = logging.getLogger(__name__)
@@ -41,7 +43,8 @@ STOP_SECONDS = 20.0
 class Running(NamedTuple):
     """A server that serves. addresses: where, for chains, at `port`. http_port: on loopback, health and metrics.
 
-    closed: only tenants are let in. tls: clients for chains come by TLS.
+    closed: only tenants are let in. tls: clients for chains come by TLS. first_code: with which the first user
+    registers; empty once there is one.
     """
 
     addresses: Sequence[str]
@@ -50,15 +53,17 @@ class Running(NamedTuple):
     fingerprint: bytes
     closed: bool
     tls: bool
+    first_code: str
 
 
 def run(config: Config, ready: Callable[[Running], None]) -> None:
     """Serve until SIGTERM or SIGINT, then finish what clients have asked, and return.
 
-    ready: called once, when clients can connect. Raises OpenServerError, ConfigError for an address that is none here
-    and for a certificate that is none,
-    OwnerError, InUseError for a port or data folder of another server, DamagedError, StorageError; nothing was served
-    then.
+    A server that other machines can reach lets in tenants only, also as long as there is none.
+
+    ready: called once, when clients can connect. Raises ConfigError for an address that is none here and for a
+    certificate that is none, OwnerError, InUseError for a port or data folder of another server, DamagedError,
+    StorageError; nothing was served then.
     """
     _allow_many_files()
     return_large_memory()
@@ -87,11 +92,14 @@ class _Node:
         self._hosts = Hosts(FileEngine(RealDisk(), config.data / CHAINS), config.data / INDEX, centralized=centralized)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             try:
-                self._guests = Guests(Tenants(self._config.data), self._config, self._hosts)
-                self._addresses = await addresses.resolve(self._config.listen)
-                if not self._guests.closed:
-                    addresses.require_loopback(self._addresses)
+                tenants = Tenants(config.data)
+                self._addresses = await addresses.resolve(config.listen)
+                if not addresses.are_loopback(self._addresses):
+                    tenants.require()
+                self._reception = Reception(config.data, derive("reception", self._key.private), self._hosts.used)
+                self._guests = Guests(tenants, config, self._hosts, self._reception)
                 await self._serve(signals)
+                await self._reception.accounts.write_uses()
             finally:
                 with trio.CancelScope(shield=True):
                     await self._hosts.aclose()
@@ -115,7 +123,10 @@ class _Node:
         log.info("stopped")
 
     async def _start(self, services: trio.Nursery) -> None:
-        work = {"chains": self._listen, "http": self._report, "tenants": self._guests.watch, "housekeeping": self._tidy}
+        work: dict[str, Service] = {
+            "chains": self._listen, "http": self._report, "tenants": self._guests.watch, "housekeeping": self._tidy,
+            "accounts": self._reception.accounts.watch,
+        }  # fmt: skip
         if self._certificate is not None:
             work["certificate"] = self._certificate.watch
         supervisor = Supervisor(work)
@@ -125,7 +136,7 @@ class _Node:
         self._ready(
             Running(
                 self._addresses, self._port, self._http_port, self._key.fingerprint, self._guests.closed,
-                self._certificate is not None,
+                self._certificate is not None, self._reception.first_code,
             )
         )  # fmt: skip
         notify("READY=1")
@@ -148,7 +159,9 @@ class _Node:
         visit = lobby.current()
 
         def authenticate(identity: bytes) -> Guest:
-            guest = self._guests.admit(identity, visit.end)
+            if not identity:
+                return self._guests.visit(transport.peer)
+            guest = self._guests.admit(identity, visit.end, transport.peer)
             visit.introduce()
             return guest
 

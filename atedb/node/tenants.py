@@ -84,6 +84,11 @@ class Tenants:
         """Whether whoever comes has to be somebody's."""
         return self.folder.is_dir()
 
+    def require(self) -> None:
+        """From now on whoever comes has to be somebody's. Durable on return. Raises StorageError."""
+        self._disk.make_folder(self.folder.parent)
+        self._disk.make_folder(self.folder)
+
     def all(self) -> Mapping[str, Tenant]:
         """Every tenant by name. Only files that changed are read again.
 
@@ -114,8 +119,7 @@ class Tenants:
         somebody else in: what a client does counts for one tenant), StorageError.
         """
         path, more = self._path(name), [require_key(key) for key in keys]
-        self._disk.make_folder(self.folder.parent)
-        self._disk.make_folder(self.folder)
+        self.require()
         with self._alone():
             before = _load(path) if path.exists() else Tenant()
             self._require_free(name, more)

@@ -72,6 +72,11 @@ class LinkEnd:
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 raise ConnectionLostError("the link was cut") from None
 
+    @property
+    def peer(self) -> str:
+        """There is no address in memory."""
+        return ""
+
     async def receive(self) -> bytes:
         """As of Transport."""
         try:

@@ -45,8 +45,10 @@ def init(store: Path, *, quota: str | None, secret: secrets.SecretSource, as_jso
         click.echo(f"Mount it with: atefs mount MOUNTPOINT {store}")
 
 
-def create_store(store: Path, secret: Secret, *, quota: int = 0, remote: bool = False) -> str:
-    """A new vault in the folder `store`, which opens with the secret; its recovery code.
+def create_store(
+    store: Path, secret: Secret, label: str = "first key", *, quota: int = 0, remote: bool = False
+) -> str:  # fmt: skip
+    """A new vault in the folder `store`, which opens with the secret, listed by `label`; its recovery code.
 
     Made beside its place and moved there when it is whole and durable: a crash leaves no half of a vault. quota: bytes,
     0 for none. remote: it is to follow a server. Raises StoreExistsError and what the disk answers.
@@ -62,7 +64,7 @@ def create_store(store: Path, secret: Secret, *, quota: int = 0, remote: bool = 
     root = random_bytes(32)
     code = generate_code()
     slots = KeySlots.create(root)
-    slots.add(root, secret, "first key")
+    slots.add(root, secret, label)
     slots.add(root, Secret.recovery_code(code), "recovery code")
     with made_beside(store) as unfinished:
         heads = places.heads_folder(store if remote else None)
@@ -75,10 +77,10 @@ def create_store(store: Path, secret: Secret, *, quota: int = 0, remote: bool = 
     return code
 
 
-def show_recovery_code(code: str) -> None:
-    """The one time that it is shown."""
+def show_recovery_code(code: str, can: str = "open the vault") -> None:
+    """The one time that it is shown. can: what whoever has it can do."""
     click.echo()
-    click.echo("Recovery code, shown this once. Whoever has it can open the vault; write it down and keep it safe:")
+    click.echo(f"Recovery code, shown this once. Whoever has it can {can}; write it down and keep it safe:")
     click.echo()
     click.echo(f"    {code}")
     click.echo()

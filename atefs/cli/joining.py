@@ -5,19 +5,20 @@ from __future__ import annotations
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from atedb.errors import AteError, ExitCode, StoreExistsError, StoreNotFoundError
 from atefs.cli import secrets
+from atefs.cli.asking import ask
 from atefs.cli.new_store import made_beside, refuse_existing
+from atefs.cli.unlocking import by_session
 
 if TYPE_CHECKING:
     from atedb.net.client import ServerConnection
     from atedb.net.url import ServerUrl
-
-T = TypeVar("T")
+    from atefs.mount.session import Session
 
 
 class OtherVaultError(AteError):
@@ -33,19 +34,21 @@ class _Founding(NamedTuple):
     keys: bytes
 
 
-def join(mountpoint: Path, store: Path, url: ServerUrl, where: secrets.SecretSource) -> bytes:
+def join(mountpoint: Path, store: Path, url: ServerUrl, where: secrets.SecretSource, session: Session) -> bytes:
     """Make the replica `store` of the chain at `url`; where there is no chain yet, make the vault and the chain, too.
+
+    session: who we are to the server; the vault is opened with it where it can be.
 
     Returns the root key. A crash in between leaves either nothing, or a store that the next mount goes on with. Raises
     what connecting does, WrongSecretError, OtherVaultError.
     """
-    found = _ask(url, _founding(url))
+    found = ask(url, session.identity, _founding(url))
     if found is None:
-        return _found(mountpoint, store, url, where)
-    return _copy(store, url, found, where)
+        return _found(mountpoint, store, url, where, session)
+    return _copy(store, url, found, where, session)
 
 
-def send(store: Path, url: ServerUrl) -> None:
+def send(store: Path, url: ServerUrl, session: Session) -> None:
     """Let the vault in `store`, which is whole, be at `url` from now on: make the chain there, unless it is there.
 
     Raises OtherVaultError when another one is, and what connecting does; then nothing has changed.
@@ -59,7 +62,7 @@ def send(store: Path, url: ServerUrl) -> None:
         await connection.open(url.path, create=(header, keys))
 
     try:
-        _ask(url, make)
+        ask(url, session.identity, make)
     except StoreExistsError:
         raise OtherVaultError(
             f"there is another vault at {url} than the one in {store}; nothing was sent; mount it at another mount "
@@ -82,37 +85,23 @@ def _founding(url: ServerUrl) -> Callable[[ServerConnection], Awaitable[_Foundin
     return fetch
 
 
-def _ask(url: ServerUrl, question: Callable[[ServerConnection], Awaitable[T]]) -> T:
-    """Connect, ask, and leave. A server that is met for the first time is pinned, and its fingerprint shown."""
-    import trio
-
-    from atedb.net.client import connect
-    from atefs.mount import servers
-    from atefs.mount.identity import identity
-
-    known = url.pin or servers.known_servers().get(url.server)
-
-    async def ask() -> T:
-        async with connect(url, identity(), known, authorities=servers.authorities()) as connection:
-            if known is None:
-                click.echo(f"{url.server} is met for the first time; from now on it is known by the fingerprint")
-                click.echo(f"    {connection.fingerprint.hex()}")
-            servers.pin(url.server, connection.fingerprint)
-            return await question(connection)
-
-    return trio.run(ask)
-
-
-def _found(mountpoint: Path, store: Path, url: ServerUrl, where: secrets.SecretSource) -> bytes:
-    """A new vault, here and on the server."""
+def _found(
+    mountpoint: Path, store: Path, url: ServerUrl, where: secrets.SecretSource, session: Session
+) -> bytes:  # fmt: skip
+    """A new vault, here and on the server: the account opens it, where somebody is logged in, or a new passphrase."""
+    from atedb.crypto.slot import MAX_LABEL
     from atedb.crypto.slots import KeySlots
     from atefs.cli.creating import create_store, show_recovery_code
 
     click.echo(f"There is no vault at {url} yet; making one, with a replica for {mountpoint} in {store}.")
-    with secrets.new_secret(where) as secret:
-        code = create_store(store, secret, remote=True)
+    if session.account is not None and where.interactive:
+        first, label = session.account.slot_secret(), f"account {session.email}"[:MAX_LABEL]
+    else:
+        first, label = secrets.new_secret(where), "first key"
+    with first as secret:
+        code = create_store(store, secret, label, remote=True)
         try:
-            send(store, url)
+            send(store, url, session)
         except OtherVaultError:
             shutil.rmtree(store)  # somebody else was quicker: nothing is in it, and nobody has seen its keys
             raise OtherVaultError(
@@ -125,7 +114,9 @@ def _found(mountpoint: Path, store: Path, url: ServerUrl, where: secrets.SecretS
         return KeySlots.load(store).unlock(secret)
 
 
-def _copy(store: Path, url: ServerUrl, found: _Founding, where: secrets.SecretSource) -> bytes:
+def _copy(
+    store: Path, url: ServerUrl, found: _Founding, where: secrets.SecretSource, session: Session
+) -> bytes:  # fmt: skip
     """A replica of a vault that is there, empty yet: its driver fills it."""
     from atedb.chain.chain import Chain
     from atedb.chain.header import parse_header, verify_root
@@ -140,7 +131,8 @@ def _copy(store: Path, url: ServerUrl, found: _Founding, where: secrets.SecretSo
         places.private_folder(unfinished)
         (unfinished / SLOTS).write_bytes(found.keys)
         slots = KeySlots.load(unfinished)
-        root = secrets.unlock(slots, where)
+        root = by_session(slots, url, session) if where.interactive else None
+        root = root or secrets.unlock(slots, where)
         verify_root(header, root)
         chain = Chain.create(
             unfinished, root, heads=places.heads_folder(store), header=header, remote=True,

@@ -43,7 +43,7 @@ def passwd(where: Path, *, new_passphrase_file: Path | None, secret: secrets.Sec
 
     store = opening.find_store(where)
     slots = KeySlots.load(store)
-    root = secrets.unlock(slots, secret, "Current passphrase")
+    root = opening.unlock_slots(store, slots, secret, "Current passphrase")
     kinds = {slot.id: slot.kind for slot in slots.list()}
     used = slots.unlocked_by
     with _new_secret(new_passphrase_file, None) as fresh:
@@ -95,23 +95,28 @@ def list_(where: Path, as_json: bool) -> None:
 @_NEW_PASSPHRASE
 @_NEW_KEY_FILE
 @click.option("--recovery-code", is_flag=True, help="Make a new recovery code and print it, once.")
+@click.option("--account", is_flag=True, help="Let your account open it, with a login, and with tokens of it.")
 @secrets.secret_options
 def add(
     where: Path, *, label: str, new_passphrase_file: Path | None, new_key_file: Path | None, recovery_code: bool,
-    secret: secrets.SecretSource,
+    account: bool, secret: secrets.SecretSource,
 ) -> None:  # fmt: skip
-    """Let one more passphrase, key file or recovery code open the vault."""
+    """Let one more passphrase, key file, recovery code or account open the vault."""
     from atedb.crypto.recovery_code import generate_code
     from atedb.crypto.slots import KeySlots, Secret
     from atefs.cli.creating import show_recovery_code
 
-    if sum((recovery_code, new_passphrase_file is not None, new_key_file is not None)) > 1:
-        raise click.UsageError("One of --new-passphrase-file, --new-key-file and --recovery-code.")
+    if sum((recovery_code, account, new_passphrase_file is not None, new_key_file is not None)) > 1:
+        raise click.UsageError("One of --new-passphrase-file, --new-key-file, --recovery-code and --account.")
     store = opening.find_store(where)
     slots = KeySlots.load(store)
-    root = secrets.unlock(slots, secret)
+    root = opening.unlock_slots(store, slots, secret)
     code = generate_code() if recovery_code else None
-    with Secret.recovery_code(code) if code else _new_secret(new_passphrase_file, new_key_file) as fresh:
+    if code:
+        new = Secret.recovery_code(code)
+    else:
+        new = _account_secret(store) if account else _new_secret(new_passphrase_file, new_key_file)
+    with new as fresh:
         slot = slots.add(root, fresh, label or str(fresh.kind))
     slots.save(store)
     click.echo(f"Added key {slot}.")
@@ -129,10 +134,23 @@ def remove(where: Path, slot: str, *, secret: secrets.SecretSource) -> None:
 
     store = opening.find_store(where)
     slots = KeySlots.load(store)
-    root = secrets.unlock(slots, secret)
+    root = opening.unlock_slots(store, slots, secret)
     slots.remove(root, slot)
     slots.save(store)
     click.echo(f"Removed key {slot}; it opens nothing any more.")
+
+
+def _account_secret(store: Path) -> Secret:
+    """What the account opens the vault with that one is logged in to, on the vault's server."""
+    from atefs.cli.asking import logged_in
+    from atefs.mount import servers
+
+    url = servers.attached(store)
+    if url is None:
+        raise click.UsageError(f"The vault in {store} follows no server, and so belongs to no account.")
+    account = logged_in(url).account
+    assert account is not None
+    return account.slot_secret()
 
 
 def _new_secret(passphrase_file: Path | None, key_file: Path | None) -> Secret:

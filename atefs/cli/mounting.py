@@ -21,6 +21,7 @@ from atefs.mount.options import parse as parse_options
 if TYPE_CHECKING:
     from atedb.net.url import ServerUrl
     from atefs.mount.driver import MountPlan
+    from atefs.mount.session import Session
 
 _HOLDERS_SHOWN = 10
 
@@ -41,12 +42,17 @@ _HOLDERS_SHOWN = 10
     default=RecoveryMode.ASYNC.value,
     help="What is done about a server: whether fsync waits for it, and whether anything may change without it.",
 )  # fmt: skip
+@click.option(
+    "--token-path", type=click.Path(readable=False, path_type=Path),
+    help="Be known to the server by the token in this file (default: $ATE_TOKEN_FILE, or your login).",
+)  # fmt: skip
 @click.option("-o", "options", multiple=True, metavar="OPTIONS", help="Mount options, as in /etc/fstab.")
 @secrets.secret_options
 @click.pass_context
 def mount(
     ctx: click.Context, mountpoint: Path, url: str | None, *, foreground: bool, read_only: bool, allow_other: bool,
-    driver: str, accept_rollback: bool, recovery_mode: str, options: tuple[str, ...], secret: secrets.SecretSource,
+    driver: str, accept_rollback: bool, recovery_mode: str, token_path: Path | None, options: tuple[str, ...],
+    secret: secrets.SecretSource,
 ) -> int:  # fmt: skip
     """Mount a vault on the folder MOUNTPOINT.
 
@@ -61,17 +67,19 @@ def mount(
       atefs mount --read-only ~/old /media/backup/vault
       atefs mount --passphrase-file /run/secrets/vault ~/vault
       atefs mount ~/vault ws://server:5000/db/you@example.com/vault
+      atefs mount --token-path photos.token ~/photos ws://server:5000/db/you@example.com/photos
     In /etc/fstab:
       /srv/vault  /home/me/vault  atefs  passphrase-file=/root/vault.pass,allow_other,nofail  0 0
 
     \b
     Options after -o: ro, rw, allow_other, noacl, nonempty, accept_rollback, passphrase-file=FILE, key-file=FILE,
-    log-file=FILE, recovery-mode=MODE, nosuid, nodev, noexec, sync, dirsync; what only mount(8) needs is ignored.
+    token-path=FILE, log-file=FILE, recovery-mode=MODE, nosuid, nodev, noexec, sync, dirsync; what only mount(8) needs
+    is ignored.
     Access times: relatime (the default), strictatime, noatime, nodiratime.
     """
     base = MountOptions(
         read_only=read_only, allow_other=allow_other, accept_rollback=accept_rollback, driver=driver,
-        recovery=RecoveryMode(recovery_mode),
+        recovery=RecoveryMode(recovery_mode), token_path=token_path,
     )  # fmt: skip
     parsed = parse_options(options, base)
     where = secret.or_else(parsed.passphrase_file, parsed.key_file)
@@ -94,10 +102,12 @@ def mount_vault(
     adapters.require(options.driver)
     preflight.clear_mountpoint(mountpoint)
     address = _address(store, url)
+    session = _session(address, options)
     if address is not None and not opening.is_store(store):
         made = _make_mountpoint(mountpoint, options)
         try:
-            root = joining.join(mountpoint, store, address, where)
+            assert session is not None
+            root = joining.join(mountpoint, store, address, where, session)
         except BaseException:
             if made:
                 mountpoint.rmdir()
@@ -113,10 +123,10 @@ def mount_vault(
         root = _make(mountpoint, store, options, where)
     else:
         preflight.require_mountpoint(mountpoint, nonempty=options.nonempty)
-        root = opening.unlock(store, where, mend=not options.read_only)
-        if address is not None and address != servers.attached(store):
-            joining.send(store, address)
-    plan = MountPlan(mountpoint, store, options, root, address)
+        root = opening.unlock(store, where, mend=not options.read_only, token_path=options.token_path)
+        if address is not None and session is not None and address != servers.attached(store):
+            joining.send(store, address, session)
+    plan = MountPlan(mountpoint, store, options, root, address, session.identity if session is not None else None)
     if foreground:
         logs.to_stderr(debug=debug)
         return Driver(plan, _Terminal(mountpoint)).run()
@@ -134,6 +144,21 @@ def _address(store: Path, url: str | None) -> ServerUrl | None:
     if url is not None and places.names_server(url):
         return ServerUrl.parse(url)
     return servers.attached(store)
+
+
+def _session(address: ServerUrl | None, options: MountOptions) -> Session | None:
+    """Who we are to the vault's server; None for a vault of this machine alone. Raises TokenError, …"""
+    from atefs.mount.session import is_open_to_others, session_for
+
+    path = options.token_path
+    if address is None:
+        if path is not None:
+            raise click.UsageError("A token is for a vault on a server, and this one is on this machine only.")
+        return None
+    session = session_for(address.server, path)
+    if path is not None and is_open_to_others(path):
+        click.echo(f"atefs: the token file {path} can be read by others; close it with: chmod 600 {path}", err=True)
+    return session
 
 
 def _make_mountpoint(mountpoint: Path, options: MountOptions) -> bool:

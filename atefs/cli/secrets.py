@@ -144,6 +144,14 @@ def _nobody() -> NoSecretError:
     )
 
 
+def read_line(file: Path | None, what: str, prompt: str) -> str:
+    """One line that is no passphrase: from a file, or asked for. Raises NoSecretError, StoreNotFoundError."""
+    if file is not None:
+        return os.fsdecode(_read(file, f"file with the {what}")).strip()
+    _require_terminal()
+    return str(click.prompt(prompt, err=True)).strip()
+
+
 def _given(where: SecretSource) -> Secret | None:
     """What file or descriptor hold. Of a passphrase, a final end of line does not count."""
     from atedb.crypto.slots import Secret

@@ -113,8 +113,8 @@ def accept_rollback(where: Path, *, secret: secrets.SecretSource) -> None:
     from atedb.chain.replica import Replica
     from atedb.net.client import connect
     from atefs.mount import servers
-    from atefs.mount.identity import identity as own
     from atefs.mount.opening import open_chain
+    from atefs.mount.session import session_for
 
     store = opening.find_store(where)
     url = _server(store)
@@ -127,7 +127,8 @@ def accept_rollback(where: Path, *, secret: secrets.SecretSource) -> None:
 
         async def find() -> Position:
             pin = url.pin or servers.known_servers().get(url.server)
-            async with connect(url, own(), pin, authorities=servers.authorities()) as connection:
+            who = session_for(url.server).identity
+            async with connect(url, who, pin, authorities=servers.authorities()) as connection:
                 return await _common(connection, url, replica)
 
         common = trio.run(find)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from atedb.chain.chain import Chain
+from atedb.crypto.signing import SigningKey
 from atedb.daemon.notify import notify
 from atedb.errors import AteError, ExitCode, UnreachableError
 from atefs.mount import adapters, kernel, memory, mountinfo
@@ -45,13 +46,16 @@ RESTART_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class MountPlan:
-    """What is to be mounted where. root: the vault's root key. url: of the chain that the store is a replica of."""
+    """What is to be mounted where. root: the vault's root key. url: of the chain that the store is a replica of, and
+    identity: by which its server knows us.
+    """
 
     mountpoint: Path
     store: Path
     options: MountOptions
     root: bytes = field(repr=False)
     url: ServerUrl | None = None
+    identity: SigningKey | None = field(default=None, repr=False)
 
 
 class NotSentError(UnreachableError):
@@ -95,7 +99,8 @@ class Driver:
             if plan.url is not None:
                 from atefs.mount.upstream import Upstream
 
-                self._upstream = Upstream(plan.url, plan.options.recovery, self._chain, plan.root)
+                assert plan.identity is not None
+                self._upstream = Upstream(plan.url, plan.options.recovery, self._chain, plan.root, plan.identity)
             code = trio.run(self._main)
         finally:
             self._chain.nowait = False

@@ -52,6 +52,8 @@ _PATHS = {
     "key-file": "key_file",
     "key_file": "key_file",
     "log-file": "log_file",
+    "token-path": "token_path",
+    "token_path": "token_path",
 }
 DRIVERS = ("direct", "pyfuse3")
 """How the kernel is spoken to; the first is the default."""
@@ -96,6 +98,7 @@ class MountOptions:
     passphrase_file: Path | None = None
     key_file: Path | None = None
     log_file: Path | None = None
+    token_path: Path | None = None
     kernel: frozenset[str] = field(default_factory=frozenset)
     driver: str = DRIVERS[0]
     recovery: RecoveryMode = RecoveryMode.ASYNC

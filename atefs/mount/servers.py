@@ -16,6 +16,8 @@ from atedb.net.url import ServerUrl, UrlError
 from atefs.mount import places
 
 SERVER = "server"
+READER = "reader"
+"""An empty file in a store whose server lets us read it only: so that nothing is changed without the server either."""
 _LINE = re.compile(r"(\S+) ([0-9a-f]{64})")
 
 
@@ -65,6 +67,21 @@ def authorities() -> Path | None:
 def attach(store: Path, url: ServerUrl) -> None:
     """The store follows the chain at `url` from now on."""
     RealDisk().replace(store / SERVER, f"{url}\n".encode())
+
+
+def may_write(store: Path) -> bool:
+    """Whether the server let us change the vault when it was met last."""
+    return not (store / READER).exists()
+
+
+def note_rights(store: Path, *, writable: bool) -> None:
+    """Remember whether the server lets us change the vault. Raises StorageError."""
+    if writable == may_write(store):
+        return
+    if writable:
+        RealDisk().unlink(store / READER)
+    else:
+        RealDisk().replace(store / READER, b"")
 
 
 def attached(store: Path) -> ServerUrl | None:

@@ -13,6 +13,7 @@ import trio
 
 from atedb import threads
 from atedb.chain.chain import Chain
+from atedb.crypto.signing import SigningKey
 from atedb.errors import AteError, UnreachableError
 from atedb.net.client import ServerConnection, connect
 from atedb.net.errors import ConnectionLostError
@@ -22,7 +23,6 @@ from atedb.net.url import ServerUrl
 from atefs.mount import servers
 from atefs.mount.adapter import KernelAdapter
 from atefs.mount.committer import Committer
-from atefs.mount.identity import identity
 from atefs.mount.locks import SharedLocks
 from atefs.mount.options import RecoveryMode
 from atefs.mount.replication import Replication
@@ -46,18 +46,20 @@ CONNECT_SECONDS = 10.0
 class Upstream:
     """Made with an open chain; `link.run` and what `serve` returns are tasks of the driver's.
 
-    dial: makes a connection; over the network to `url` if None. device: what conflicts that are made here are called
-    after; the machine's name if None. clock: ns since 1970.
+    identity: by which the server knows us. dial: makes a connection; over the network to `url` if None. device: what
+    conflicts that are made here are called after; the machine's name if None. clock: ns since 1970.
     """
 
     def __init__(
-        self, url: ServerUrl, mode: RecoveryMode, chain: Chain, root: bytes,
+        self, url: ServerUrl, mode: RecoveryMode, chain: Chain, root: bytes, identity: SigningKey,
         *, dial: Dial | None = None, device: str | None = None, clock: Callable[[], int] = time.time_ns,
     ) -> None:  # fmt: skip
         self.url = url
+        self._identity = identity
         self._slots = SharedSlots(chain.store, root)
         self.replication = Replication(chain, device or _device_name(), clock)
         self.link = Link(dial or self._dial, url.path, self.replication, changed=self._changed, met=self._met)
+        self.link.writable = servers.may_write(chain.store)
         self._fetching = Fetching(self.link.bodies)
         self._mode = mode
         self._chain = chain
@@ -72,12 +74,13 @@ class Upstream:
     async def _dial(self) -> AsyncIterator[ServerConnection]:
         known = self.url.pin or servers.known_servers().get(self.url.server)
         async with connect(
-            self.url, identity(), known, timeout=CONNECT_SECONDS, authorities=servers.authorities()
+            self.url, self._identity, known, timeout=CONNECT_SECONDS, authorities=servers.authorities()
         ) as connection:
             servers.pin(self.url.server, connection.fingerprint)
             yield connection
 
     async def _met(self, connection: ServerConnection) -> None:
+        servers.note_rights(self._chain.store, writable=self.link.writable)
         if connection.takes_proof and self._chain.device:
             await connection.prove(self._chain.device, self._chain.sign)
         await self._slots.agree(connection)
@@ -149,8 +152,12 @@ class Upstream:
             assert self._chain.remote is not None
             self._chain.remote.save(self._chain.durable)
             vault.forbid(f"its server is not believed any more: {self.link.error}")
-        elif self._mode.needs_server:
-            vault.forbid("" if state is LinkState.ONLINE else f"there is no connection to {self.url.server}")
+        elif not self.link.writable:
+            vault.forbid(f"{self.url.server} lets us read it, and not change it")
+        elif self._mode.needs_server and state is not LinkState.ONLINE:
+            vault.forbid(f"there is no connection to {self.url.server}")
+        else:
+            vault.forbid("")
 
     async def _note(self, committer: Committer, loop: Waiting) -> None:
         """Write down now and then, for ever, what the server has: one that loses it later is found out.

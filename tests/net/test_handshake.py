@@ -89,7 +89,7 @@ def test_whoever_shows_anothers_public_key_cannot_go_on() -> None:
     with pytest.raises(ProtocolError):
         deliver(client, server)
     assert server.identity is None
-    server.identity = IDENTITY.public
+    server.identity, server.introduced = IDENTITY.public, True
     server.welcome(1)
     with pytest.raises(ProtocolError):
         client.receive(server.next_to_send() or b"")

@@ -34,6 +34,8 @@ REQUESTS: list[list[Any]] = [
     [14, 12],
     [15, 13, KEY, SIGNATURE],
     [16, 14, OWNER],
+    [17, 1],
+    [18, 2, b"inquiry"],
 ]
 ANSWERS: list[list[Any]] = [
     [32, 1, 1_700_000_000_000_000_000],
@@ -50,6 +52,7 @@ ANSWERS: list[list[Any]] = [
     [43, 1, "busy", "text"],
     [44, 8, 0, 99, False],
     [45, 5, 10, KEY],
+    [46, 2, b"reply"],
 ]
 
 

@@ -14,6 +14,7 @@ from atedb.net.errors import ProtocolError
 from atedb.net.messages import (
     MAX_BODIES,
     MAX_FRAMES,
+    MAX_INQUIRY,
     Append,
     Appended,
     Asking,
@@ -30,6 +31,7 @@ from atedb.net.messages import (
     GetStats,
     Goodbye,
     Grant,
+    Inquire,
     LaneIs,
     LeaseHeld,
     LeaseIs,
@@ -43,9 +45,11 @@ from atedb.net.messages import (
     PutDocument,
     ReleaseLease,
     RenewLease,
+    Reply,
     StatsAre,
     TakeLease,
     Unfollow,
+    Visit,
     Welcome,
     decode_answer,
     decode_request,
@@ -72,6 +76,8 @@ REQUESTS: list[Message] = [
     Ping(10),
     Prove(11, HASH, b"s" * 64),
     EndLeases(12, b"m" * 64),
+    Visit(1),
+    Inquire(2, bytes(MAX_INQUIRY)),
 ]
 ANSWERS: list[Message] = [
     Welcome(1, -5),
@@ -89,6 +95,7 @@ ANSWERS: list[Message] = [
     Done(4, 1),
     Pong(10),
     Goodbye(1, "unavailable", "text"),
+    Reply(2, bytes(MAX_INQUIRY)),
 ]
 
 

@@ -16,6 +16,7 @@ from atedb.net.session import serve_connection
 from atedb.node.config import Config
 from atedb.node.guests import Guests, NodeGuest
 from atedb.node.hosts import Hosts
+from atedb.node.reception import Reception
 from atedb.node.tenants import Tenants
 from atedb.testing.links import Link
 from tests.engine.frames import Author
@@ -36,7 +37,7 @@ class Node:
         tenants = Tenants(folder)
         for name, key in (("anna", ANNA), ("ben", BEN)):
             tenants.add(name, [key.public.hex()], {})
-        self._guests = Guests(tenants, Config(data=folder), hosts)
+        self._guests = Guests(tenants, Config(data=folder), hosts, Reception(folder, bytes(32), hosts.used))
         self._hosts = hosts
         self._nursery = nursery
 

@@ -15,6 +15,7 @@ from atedb.net.host import Guest
 from atedb.node import guests as guests_module
 from atedb.node.config import Config
 from atedb.node.guests import LEAST_COST, Guests, NodeGuest
+from atedb.node.reception import Reception
 from atedb.node.tenants import Tenants
 
 KEYS = [bytes([number]) * 32 for number in range(1, 6)]
@@ -33,6 +34,7 @@ class Door:
     def __init__(self, tmp_path: Path) -> None:
         self.tenants = Tenants(tmp_path)
         self.config = Config(data=tmp_path, connections=7, tenant_connections=3, tenant_rate=LEAST_COST)
+        self.reception = Reception(tmp_path, bytes(32), lambda _: 0)
         self.out: list[bytes] = []
 
     def add(self, name: str, *keys: bytes, **limits: int) -> None:
@@ -42,7 +44,7 @@ class Door:
         self.tenants.remove(name, [key.hex() for key in keys])
 
     def guests(self) -> Guests:
-        return Guests(self.tenants, self.config, Used())
+        return Guests(self.tenants, self.config, Used(), self.reception)
 
     def admit(self, guests: Guests, key: bytes) -> NodeGuest:
         return guests.admit(key, lambda: self.out.append(key))

@@ -103,7 +103,7 @@ class Client(Process):
                 seen = all_texts(Vault(chain, self.clock))
             self._ledger.came_back(self.name, seen, whole=self._whole)
         upstream = self.upstream = Upstream(
-            URL, self.mode, chain, ROOT_KEY, dial=self._dial, device=self.name, clock=self.clock
+            URL, self.mode, chain, ROOT_KEY, IDENTITY, dial=self._dial, device=self.name, clock=self.clock
         )
         async with trio.open_nursery() as outer:
             try:

@@ -22,6 +22,7 @@ from atedb.node.data_folder import CHAINS, INDEX
 from atedb.node.guests import Guests
 from atedb.node.host import ChainHost
 from atedb.node.hosts import Hosts
+from atedb.node.reception import Reception
 from atedb.node.tenants import Tenants
 from atedb.testing.disk import FaultyDisk
 from atedb.testing.links import LinkEnd
@@ -87,7 +88,7 @@ class Server(Process):
     async def live(self, disk: FaultyDisk) -> None:
         """See Process."""
         hosts = self._hosts = Hosts(FileEngine(disk, self.root / CHAINS), self.root / INDEX, disk=disk)
-        guests = Guests(Tenants(self.root), Config(self.root), hosts)
+        guests = Guests(Tenants(self.root), Config(self.root), hosts, Reception(self.root, bytes(32), hosts.used))
         chains = Archived(hosts, self.frames)
         stopping = self.stopping
         async with trio.open_nursery() as services, trio.open_nursery() as clients:
