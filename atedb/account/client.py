@@ -6,12 +6,15 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from atedb.account.audit import BEGINNING, AuditEntry, Mark, marks, open_entry
 from atedb.account.messages import (
     ALL_CHAINS,
     AskWay,
+    AuditIs,
     BundleIs,
     ChangePassword,
     Entered,
+    GetAudit,
     GetBundle,
     Granted,
     Invite,
@@ -46,7 +49,7 @@ from atedb.account.way import WayKeys, WayKind, make_way
 from atedb.crypto.recovery_code import generate_code
 from atedb.crypto.secret import Secret
 from atedb.crypto.totp import new_totp_secret
-from atedb.errors import InvalidError
+from atedb.errors import InvalidError, RolledBackError
 
 R = TypeVar("R", bound=Reply)
 S = TypeVar("S", bound=Signed)
@@ -73,6 +76,14 @@ class Enrolment(NamedTuple):
     entry: Entry
     totp: bytes
     recovery: str
+
+
+class Audit(NamedTuple):
+    """What a server has noted: entries after the place `first`, up to `last`."""
+
+    first: Mark
+    last: Mark
+    entries: list[AuditEntry]
 
 
 class AccountClient:
@@ -173,6 +184,37 @@ class AccountClient:
     async def invite(self, email: str) -> Invited:
         """A code for somebody, or, if `email` is empty, for anybody. After `sudo`."""
         return await self.ask(Invite(email), Invited)
+
+    async def audit(self, email: str, root: AccountRoot, seen: Mark) -> Audit:
+        """What the server has noted. seen: the end of the log as it was shown last, or BEGINNING.
+
+        Raises RolledBackError for a log that has lost or altered what was shown; DamagedError for an entry that is not
+        for this account.
+        """
+        key, number = root.kem(), 0
+        first, at, entries = BEGINNING, BEGINNING, list[AuditEntry]()
+        met = seen == BEGINNING
+        while True:
+            part = await self.ask(GetAudit(number), AuditIs)
+            start = Mark(part.number, part.hash)
+            if not number:
+                first = at = start
+                met = met or start == seen or start.number > seen.number
+            if start != at:
+                raise RolledBackError("the server's audit log does not follow from itself; somebody has changed it")
+            for sealed, place in zip(part.entries, marks(start, part.entries), strict=True):
+                entries.append(open_entry(sealed, key, email))
+                at = place
+                met = met or place == seen
+            number = at.number
+            if not (part.more and part.entries):
+                break
+        if not met:
+            raise RolledBackError(
+                f"the server's audit log has not what it showed before, entry {seen.number}: entries were taken away "
+                "or altered, or an older copy of the server was put back; ask whoever runs it"
+            )
+        return Audit(first, at, entries)
 
     async def _keys(self, email: str, kind: WayKind, secret: Secret) -> WayKeys:
         question = (await self.ask(AskWay(email, kind), WayIs)).question

@@ -12,11 +12,13 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
+from atedb.account.audit import MAX_SEALED
 from atedb.account.email import MAX_EMAIL
 from atedb.account.root import Card
 from atedb.account.token import MAX_BUNDLE, MAX_CHAINS
 from atedb.account.way import PublicKey, Question, Sealed, Way, WayKind
 from atedb.crypto.envelope import ENVELOPE_OVERHEAD
+from atedb.crypto.hashing import HASH_SIZE
 from atedb.crypto.signing import SIGNATURE_SIZE
 from atedb.crypto.totp import TOTP_DIGITS, TOTP_SECRET_SIZE
 from atedb.errors import InvalidError
@@ -180,6 +182,12 @@ class Invite(_Message, frozen=True):
     email: Annotated[str, Meta(max_length=MAX_EMAIL)]
 
 
+class GetAudit(_Message, frozen=True):
+    """What the server has noted about the account after the entry with this number. Needs a login."""
+
+    after: Annotated[int, Meta(ge=0, lt=1 << 53)]
+
+
 # What a server replies.
 
 
@@ -225,6 +233,16 @@ class Invited(_Message, frozen=True):
     expires: Seconds
 
 
+class AuditIs(_Message, frozen=True):
+    """Answers GetAudit: entries, as they are sealed. number, hash: the place before the first of them, or the log's end
+    if there are none. more: there are others after these."""
+
+    number: Annotated[int, Meta(ge=0, lt=1 << 53)]
+    hash: Annotated[bytes, Meta(min_length=HASH_SIZE, max_length=HASH_SIZE)]
+    entries: list[Annotated[bytes, Meta(max_length=MAX_SEALED)]]
+    more: bool
+
+
 class Granted(_Message, frozen=True):
     """It is so now."""
 
@@ -233,8 +251,9 @@ Signed = Login | Unseal | Recover | ChangePassword
 VisitorInquiry = AskWay | Register | Login | Unseal | Recover
 MemberInquiry = (
     AskWay | WhoAmI | GetBundle | Leave | MakeToken | ListTokens | RevokeToken | Sudo | ChangePassword | Invite
+    | GetAudit
 )  # fmt: skip
-Reply = WayIs | Entered | Me | BundleIs | TokensAre | Invited | Granted
+Reply = WayIs | Entered | Me | BundleIs | TokensAre | Invited | AuditIs | Granted
 
 _T = TypeVar("_T", VisitorInquiry, MemberInquiry, Reply)
 _encoder = msgspec.msgpack.Encoder()

@@ -18,7 +18,7 @@ from atedb.account.email import require_email
 from atedb.account.messages import ALL_CHAINS, NewToken, Rights, TokenInfo
 from atedb.account.root import Card
 from atedb.account.token import token_id
-from atedb.account.way import Way
+from atedb.account.way import Way, WayKind
 from atedb.chain.disk import RealDisk
 from atedb.errors import AteError, LimitError
 
@@ -67,6 +67,10 @@ class Account(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     totp_step: int
     card: Card
     tokens: tuple[StoredToken, ...] = ()
+
+    def way(self, kind: WayKind) -> Way:
+        """What is known of the password, or of the recovery code."""
+        return self.password if kind is WayKind.PASSWORD else self.recovery
 
     def with_token(self, token: StoredToken, now: float) -> Account:
         """And this token; those that have expired are forgotten. Raises LimitError."""

@@ -6,6 +6,7 @@ or log in.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import time
@@ -22,6 +23,7 @@ from atedb.net.errors import RefusedError
 from atedb.net.host import Access
 from atedb.node.accounts import Holder
 from atedb.node.config import Config
+from atedb.node.desk import Origin
 from atedb.node.rates import TokenBucket
 from atedb.node.reception import Reception
 from atedb.node.tenants import Tenant, Tenants
@@ -40,8 +42,8 @@ ANYBODY = ""
 """The tenant that all are on a server that takes anybody."""
 VISITOR_MEMORY = 1 << 20
 VISITOR_RATE, VISITOR_BURST = 1.0, 20.0
-"""Inquiries a second of the visitors from one address, and at once after a pause."""
-VISITOR_ADDRESSES = 4096
+"""Inquiries a second of the visitors from one network, and at once after a pause."""
+VISITOR_NETWORKS = 4096
 
 
 class Usage(Protocol):
@@ -75,8 +77,8 @@ class NodeGuest:
     """
 
     def __init__(
-        self, name: str, identity: bytes, party: _Party, *, holder: Holder | None, reception: Reception, usage: Usage,
-        dismiss: Callable[[], None],
+        self, name: str, identity: bytes, party: _Party, *, holder: Holder | None, address: str, reception: Reception,
+        usage: Usage, dismiss: Callable[[], None],
     ) -> None:  # fmt: skip
         self.identity = identity
         self.dismiss = dismiss
@@ -84,6 +86,7 @@ class NodeGuest:
         self._name = name
         self._party = party
         self._holder = holder
+        self._address = address
         self._reception = reception
         self._usage = usage
         self._tenant = name
@@ -94,6 +97,8 @@ class NodeGuest:
         tenant = path.split("/")[1] if path.startswith("/") else ""
         holder = self._holder
         if not tenant or self._name not in (ANYBODY, tenant) or (holder is not None and not holder.opens(path)):
+            if holder is not None:
+                self._reception.refused_chain(holder, path, self._address)
             raise RefusedError("there is no chain here that this identity may open; ask whoever runs the server")
         self._tenant = tenant
         may_write = holder is None or holder.may_write
@@ -109,7 +114,7 @@ class NodeGuest:
 
     async def inquire(self, data: bytes, conversation: bytes) -> bytes:
         """The reply to what is asked about accounts."""
-        return await self._reception.member(data, conversation, self.identity)
+        return await self._reception.member(data, Origin(conversation, self._address), self.identity)
 
     def close(self) -> None:
         """The connection has ended."""
@@ -119,8 +124,9 @@ class NodeGuest:
 class Visitor:
     """One connection of somebody who has no key yet. See `atedb.net.host.Guest`."""
 
-    def __init__(self, bucket: TokenBucket, reception: Reception) -> None:
+    def __init__(self, address: str, bucket: TokenBucket, reception: Reception) -> None:
         self.memory = ByteBudget(VISITOR_MEMORY)
+        self._address = address
         self._bucket = bucket
         self._reception = reception
 
@@ -129,12 +135,12 @@ class Visitor:
         raise RefusedError("whoever has not logged in may open no chain here; say: atefs login you@example.com")
 
     async def spend(self, cost: int) -> None:
-        """Wait for the rate of all visitors from this address. Raises RateError."""
+        """Wait for the rate of all visitors from this network. Raises RateError."""
         await self._bucket.take(1.0)
 
     async def inquire(self, data: bytes, conversation: bytes) -> bytes:
         """The reply to what is asked about accounts."""
-        return await self._reception.visitor(data, conversation)
+        return await self._reception.visitor(data, Origin(conversation, self._address))
 
     def used(self) -> int:
         """Visitors store nothing."""
@@ -150,16 +156,13 @@ class Guests:
     A server that was once closed stays so while it runs. refused: connections that proved a key and were not let in.
     """
 
-    def __init__(
-        self, tenants: Tenants, config: Config, usage: Usage, reception: Reception,
-        clock: Callable[[], float] = time.time,
-    ) -> None:  # fmt: skip
+    def __init__(self, tenants: Tenants, config: Config, usage: Usage, reception: Reception) -> None:
         self._tenants = tenants
         self._config = config
         self._usage = usage
         self._accounts = reception.accounts
         self._reception = reception
-        self._clock = clock
+        self._clock = reception.desk.clock
         self._visitors: OrderedDict[str, TokenBucket] = OrderedDict()
         self._accounts.changed = self._dismiss_strangers
         self._memory = ByteBudget(max(MEMORY, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2))
@@ -199,16 +202,18 @@ class Guests:
         holder = self._accounts.holder(identity, self._clock())
         self._accounts.used(identity, self._clock(), address)
         return NodeGuest(
-            name, identity, party, holder=holder, reception=self._reception, usage=self._usage, dismiss=dismiss
-        )
+            name, identity, party, holder=holder, address=address, reception=self._reception, usage=self._usage,
+            dismiss=dismiss,
+        )  # fmt: skip
 
     def visit(self, address: str) -> Visitor:
         """Somebody who has no key yet."""
-        bucket = self._visitors.pop(address, None) or TokenBucket(VISITOR_RATE, VISITOR_BURST)
-        self._visitors[address] = bucket
-        if len(self._visitors) > VISITOR_ADDRESSES:
+        network = _network(address)
+        bucket = self._visitors.pop(network, None) or TokenBucket(VISITOR_RATE, VISITOR_BURST)
+        self._visitors[network] = bucket
+        if len(self._visitors) > VISITOR_NETWORKS:
             self._visitors.popitem(last=False)
-        return Visitor(bucket, self._reception)
+        return Visitor(address, bucket, self._reception)
 
     async def watch(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """`renew` for ever. A service; see `supervisor`."""
@@ -217,6 +222,7 @@ class Guests:
             await trio.sleep(REREAD_SECONDS)
             await self.renew()
             self._dismiss_strangers()
+            await self._reception.write_refusals()
 
     async def renew(self) -> None:
         """Take over what has changed in the folder of tenants. Raises StorageError."""
@@ -284,3 +290,14 @@ class Guests:
         """Whether the folder may have other names in it. The clock of file times is coarse: what is recent may have."""
         mark = self._mark()
         return mark != self._folder_mark or abs(time.time_ns() - mark[1]) < _RECENT_NS
+
+
+def _network(address: str) -> str:
+    """What one party can choose addresses in: of IPv6, the first 64 bits; and of IPv4, a single address."""
+    try:
+        number = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(number, ipaddress.IPv6Address) and number.ipv4_mapped is None:
+        return str(ipaddress.ip_network((number, 64), strict=False))
+    return str(number)

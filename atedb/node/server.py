@@ -136,7 +136,7 @@ class _Node:
         self._ready(
             Running(
                 self._addresses, self._port, self._http_port, self._key.fingerprint, self._guests.closed,
-                self._certificate is not None, self._reception.first_code,
+                self._certificate is not None, self._reception.desk.first_code,
             )
         )  # fmt: skip
         notify("READY=1")

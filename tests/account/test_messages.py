@@ -51,6 +51,7 @@ MEMBER: list[list[Any]] = [
     ["Sudo", "123456"],
     ["ChangePassword", WAY, SIGNATURE],
     ["Invite", ""],
+    ["GetAudit", 0],
 ]
 REPLIES: list[list[Any]] = [
     ["WayIs", {"kdf": KDF, "salt": SALT}],
@@ -59,6 +60,7 @@ REPLIES: list[list[Any]] = [
     ["BundleIs", b"sealed"],
     ["TokensAre", [INFO], False],
     ["Invited", "ABCD-2345", 17],
+    ["AuditIs", 0, bytes(32), [b"sealed"], False],
     ["Granted"],
 ]
 TABLES = [(decode_visitor, VISITOR), (decode_member, MEMBER), (decode_reply, REPLIES)]

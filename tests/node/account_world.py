@@ -66,9 +66,7 @@ class World:
     def start(self) -> None:
         """As after a restart: everything is what is on the disk."""
         self.reception = Reception(self.folder, bytes(32), self.hosts.used, lambda: self.now)
-        self.guests = Guests(
-            Tenants(self.folder), Config(data=self.folder), self.hosts, self.reception, lambda: self.now
-        )
+        self.guests = Guests(Tenants(self.folder), Config(data=self.folder), self.hosts, self.reception)
 
     @asynccontextmanager
     async def connected(self, key: SigningKey | None, address: str = "192.0.2.1") -> AsyncIterator[ServerConnection]:
@@ -105,7 +103,7 @@ class World:
         async with self.client() as client:
             with Secret.passphrase(password) as secret:
                 enrolment = await client.register(
-                    invitation or self.reception.first_code, email, secret, self.login(token), token
+                    invitation or self.reception.desk.first_code, email, secret, self.login(token), token
                 )
         return Person(self, email, enrolment)
 

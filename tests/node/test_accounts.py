@@ -19,7 +19,7 @@ from atedb.crypto.slot import KdfParams
 from atedb.crypto.totp import accepted_step
 from atedb.errors import AteError, InvalidError, StoreNotFoundError
 from atedb.net.errors import ConnectionLostError, RateError, RefusedError
-from atedb.node import reception
+from atedb.node import desk, visitors
 from atedb.node.ladder import EVERY, LOCKS
 from tests.engine.frames import Author
 from tests.node.account_world import ANNA, BEN, OTHER, PASSWORD, Person, World, in_world
@@ -34,7 +34,7 @@ async def refused(asked: Awaitable[object], match: str, kind: type[AteError] = R
 
 def test_the_first_user_is_the_administrator_and_invites_the_others(tmp_path: Path) -> None:
     async def body(world: World) -> None:
-        first = world.reception.first_code
+        first = world.reception.desk.first_code
         anna = await world.register(ANNA)
         await refused(world.register(BEN, first), "invitation is not good")
         async with world.client(anna.identity) as client:
@@ -69,7 +69,7 @@ def test_whoever_registers_with_an_invitation_for_anybody_gets_no_name_that_is_t
     """Else they could read, as ciphertext, and overwrite what whoever had that name before has stored."""
 
     async def body(world: World) -> None:
-        world.reception._tenants.add(BEN, [], {})
+        world.reception.desk.tenants.add(BEN, [], {})
         anna = await world.register(ANNA)
         async with world.client(anna.identity) as client:
             await client.sudo(anna.code())
@@ -98,7 +98,7 @@ def test_all_is_there_after_a_restart(tmp_path: Path) -> None:
         before = world.reception.accounts.all[ANNA]
         world.start()
         assert world.reception.accounts.all[ANNA] == before
-        assert not world.reception.first_code
+        assert not world.reception.desk.first_code
         await world.log_in(anna)
 
     in_world(tmp_path, body)
@@ -203,7 +203,7 @@ def test_twin_without_noting_its_step_a_code_is_good_twice(tmp_path: Path, monke
         await world.log_in(anna, code=code)
         await world.log_in(anna, code=code)
 
-    monkeypatch.setattr(reception, "accepted_step", forgetful)
+    monkeypatch.setattr(visitors, "accepted_step", forgetful)
     in_world(tmp_path, body)
 
 
@@ -227,7 +227,7 @@ def test_a_login_that_was_recorded_is_of_no_use_in_another_conversation(tmp_path
 
 
 def test_twin_signed_for_any_conversation_it_would_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reception, "statement", lambda message, _conversation: statement(message, b""))
+    monkeypatch.setattr(desk, "statement", lambda message, _conversation: statement(message, b""))
 
     async def body(world: World) -> None:
         anna = await world.register(ANNA)
@@ -243,7 +243,7 @@ def test_a_server_that_asks_for_a_cheap_login_is_told_nothing(tmp_path: Path, mo
 
     async def body(world: World) -> None:
         anna = await world.register(ANNA)
-        monkeypatch.setattr(world.reception, "_question", lambda _email, _kind: cheap)
+        monkeypatch.setattr(world.reception.desk, "question", lambda _email, _kind: cheap)
         await refused(world.log_in(anna), "cheap to guess", CheapPasswordError)
         monkeypatch.setattr(way.Question, "verify", lambda _self, _kind: None)  # the twin: it is told what it asks for
         await refused(world.log_in(anna), "is not right")
@@ -384,7 +384,7 @@ async def _expired(world: World, client: AccountClient, token: Token) -> None:
 
 
 async def _tenant_removed(world: World, client: AccountClient, token: Token) -> None:
-    world.reception._tenants.remove(ANNA)
+    world.reception.desk.tenants.remove(ANNA)
     await world.guests.renew()
 
 
@@ -508,6 +508,6 @@ def test_a_damaged_account_lets_nobody_in_and_keeps_nobody_else_out(tmp_path: Pa
         for path in (tmp_path / "accounts").iterdir():
             path.write_text("{}")
         world.start()
-        assert not world.reception.first_code  # or somebody else could become the administrator
+        assert not world.reception.desk.first_code  # or somebody else could become the administrator
 
     in_world(tmp_path, body)

@@ -178,6 +178,9 @@ def test_a_token_mounts_its_chain_alone_read_only_and_offline_and_not_when_it_is
     assert listed["robot"]["address"] == "127.0.0.1"
     robot.mount("vault", f"/{ANNA}/vault", "--token-path", token)
     anna.atefs("token", "revoke", listed["robot"]["id"])
+    noted = [(one["what"], one["about"]) for one in anna.json("audit")]
+    assert noted[-1] == ("token revoked", listed["robot"]["id"])
+    assert ("chain refused", f"/{ANNA}/other, token {listed['robot']['id']}") in noted
 
     def put_out() -> bool:
         return bool(robot.json("status", mounted)["server"]["state"] == "offline")
