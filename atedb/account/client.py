@@ -12,10 +12,12 @@ from atedb.account.messages import (
     AskWay,
     AuditIs,
     BundleIs,
+    CardIs,
     ChangePassword,
     Entered,
     GetAudit,
     GetBundle,
+    GetCard,
     Granted,
     Invite,
     Invited,
@@ -43,7 +45,7 @@ from atedb.account.messages import (
     encode,
     statement,
 )
-from atedb.account.root import AccountRoot
+from atedb.account.root import AccountRoot, Card
 from atedb.account.token import Token
 from atedb.account.way import WayKeys, WayKind, make_way
 from atedb.crypto.recovery_code import generate_code
@@ -184,6 +186,17 @@ class AccountClient:
     async def invite(self, email: str) -> Invited:
         """A code for somebody, or, if `email` is empty, for anybody. After `sudo`."""
         return await self.ask(Invite(email), Invited)
+
+    async def card(self, email: str) -> Card:
+        """What another user says of themselves; whether it is them, only a comparison of the fingerprint tells.
+
+        Raises BadSignatureError for a card that its key has not signed, InvalidError for another user's.
+        """
+        card = (await self.ask(GetCard(email), CardIs)).card
+        card.verify()
+        if card.email != email:
+            raise InvalidError(f"the server gives another user's card for {email}; nothing was changed")
+        return card
 
     async def audit(self, email: str, root: AccountRoot, seen: Mark) -> Audit:
         """What the server has noted. seen: the end of the log as it was shown last, or BEGINNING.

@@ -188,6 +188,12 @@ class GetAudit(_Message, frozen=True):
     after: Annotated[int, Meta(ge=0, lt=1 << 53)]
 
 
+class GetCard(_Message, frozen=True):
+    """What is to be known of another user?"""
+
+    email: Email
+
+
 # What a server replies.
 
 
@@ -243,6 +249,12 @@ class AuditIs(_Message, frozen=True):
     more: bool
 
 
+class CardIs(_Message, frozen=True):
+    """Answers GetCard."""
+
+    card: Card
+
+
 class Granted(_Message, frozen=True):
     """It is so now."""
 
@@ -251,9 +263,9 @@ Signed = Login | Unseal | Recover | ChangePassword
 VisitorInquiry = AskWay | Register | Login | Unseal | Recover
 MemberInquiry = (
     AskWay | WhoAmI | GetBundle | Leave | MakeToken | ListTokens | RevokeToken | Sudo | ChangePassword | Invite
-    | GetAudit
+    | GetAudit | GetCard
 )  # fmt: skip
-Reply = WayIs | Entered | Me | BundleIs | TokensAre | Invited | AuditIs | Granted
+Reply = WayIs | Entered | Me | BundleIs | TokensAre | Invited | AuditIs | CardIs | Granted
 
 _T = TypeVar("_T", VisitorInquiry, MemberInquiry, Reply)
 _encoder = msgspec.msgpack.Encoder()

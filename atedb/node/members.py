@@ -14,9 +14,11 @@ from atedb.account.messages import (
     AskWay,
     AuditIs,
     BundleIs,
+    CardIs,
     ChangePassword,
     GetAudit,
     GetBundle,
+    GetCard,
     Granted,
     Invite,
     Invited,
@@ -86,6 +88,8 @@ class Members:
                 return await self._list_tokens(inquiry, asked)
             case GetAudit():
                 return await self._get_audit(inquiry, asked)
+            case GetCard():
+                return self._get_card(inquiry)
             case Invite():
                 return await self._invite(inquiry, asked)
             case Leave():
@@ -117,6 +121,12 @@ class Members:
         self._require_login(asked)
         start, entries, more = await self._desk.audit.read(asked.email, inquiry.after, AUDIT_BYTES)
         return AuditIs(start.number, start.hash, entries, more)
+
+    def _get_card(self, inquiry: GetCard) -> Reply:
+        account = self._desk.accounts.all.get(email_of(inquiry.email))
+        if account is None:
+            raise RefusedError(f"there is no user {inquiry.email} on this server; nothing was changed")
+        return CardIs(account.card)
 
     async def _make_token(self, inquiry: MakeToken, asked: Asked) -> None:
         account = self._require_login(asked)

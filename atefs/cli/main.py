@@ -41,6 +41,7 @@ COMMANDS = {
     "user": ("users", "Your account: details, password, recovery; invite others."),
     "create-token": ("tokens", "Make a token, for mounts where nobody can be asked."),
     "token": ("tokens", "Make, list and revoke tokens; give the second factor."),
+    "verify-user": ("people", "Compare another user's fingerprint, and remember it."),
     "audit": ("auditing", "Show what a server has noted about your account."),
     "identity": ("trusting", "Print the key by which servers know this user."),
     "trust": ("trusting", "Show what is believed of a vault's server, and why; accept a restored one."),

@@ -52,6 +52,7 @@ MEMBER: list[list[Any]] = [
     ["ChangePassword", WAY, SIGNATURE],
     ["Invite", ""],
     ["GetAudit", 0],
+    ["GetCard", EMAIL],
 ]
 REPLIES: list[list[Any]] = [
     ["WayIs", {"kdf": KDF, "salt": SALT}],
@@ -61,6 +62,7 @@ REPLIES: list[list[Any]] = [
     ["TokensAre", [INFO], False],
     ["Invited", "ABCD-2345", 17],
     ["AuditIs", 0, bytes(32), [b"sealed"], False],
+    ["CardIs", CARD],
     ["Granted"],
 ]
 TABLES = [(decode_visitor, VISITOR), (decode_member, MEMBER), (decode_reply, REPLIES)]

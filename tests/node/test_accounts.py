@@ -12,9 +12,11 @@ import trio
 from atedb.account import way
 from atedb.account.client import AccountClient
 from atedb.account.messages import AskWay, Entered, Login, Rights, WayIs, encode, statement
+from atedb.account.root import AccountRoot
 from atedb.account.token import Token
 from atedb.account.way import CheapPasswordError, WayKeys, WayKind
 from atedb.crypto.secret import Secret
+from atedb.crypto.signing import BadSignatureError
 from atedb.crypto.slot import KdfParams
 from atedb.crypto.totp import accepted_step
 from atedb.errors import AteError, InvalidError, StoreNotFoundError
@@ -509,5 +511,40 @@ def test_a_damaged_account_lets_nobody_in_and_keeps_nobody_else_out(tmp_path: Pa
             path.write_text("{}")
         world.start()
         assert not world.reception.desk.first_code  # or somebody else could become the administrator
+
+    in_world(tmp_path, body)
+
+
+# -- other users
+
+
+def test_members_are_told_each_other_s_cards_and_visitors_are_not(tmp_path: Path) -> None:
+    async def body(world: World) -> None:
+        anna = await world.register(ANNA)
+        async with world.client(anna.identity) as client:
+            await client.sudo(anna.code())
+            ben = await world.register(BEN, (await client.invite(BEN)).code)
+            assert await client.card(BEN) == ben.enrolment.entry.root.card(BEN)
+            await refused(client.card("carl@example.com"), "there is no user carl@example.com")
+        async with world.client() as client:
+            await refused(client.card(ANNA), "cannot be read", InvalidError)
+
+    in_world(tmp_path, body)
+
+
+def test_a_card_that_is_another_s_or_was_not_signed_by_its_key_is_refused(tmp_path: Path) -> None:
+    async def body(world: World) -> None:
+        anna = await world.register(ANNA)
+        real = world.reception.accounts.all[ANNA]
+        other = AccountRoot(b"o" * 32).card(BEN)
+        patched = msgspec.structs.replace(other, email=ANNA)
+        for card, match, kind in (
+            (other, "another user's card", InvalidError),
+            (patched, "does not verify", BadSignatureError),
+            (msgspec.structs.replace(real.card, kem=other.kem), "does not verify", BadSignatureError),
+        ):
+            world.reception.accounts._accounts[ANNA] = msgspec.structs.replace(real, card=card)
+            async with world.client(anna.identity) as client:
+                await refused(client.card(ANNA), match, kind)
 
     in_world(tmp_path, body)

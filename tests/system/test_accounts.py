@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import msgspec
 import pytest
 
+from atedb.account.root import AccountRoot
 from atedb.crypto.totp import STEP_SECONDS, totp_code
 from atedb.errors import ExitCode
+from atedb.node.accounts import Account
 from tests.system.mounted import ATEFS, run, until
 from tests.system.solo import ATEDB, Solo
 
@@ -58,16 +61,19 @@ class Somebody:
         found = {name: os.fspath(self.folder / below) for name, below in folders.items()}
         return {**os.environ, **found, "ATE_SERVER": f"ws://127.0.0.1:{self._solo.port}"}
 
-    def atefs(self, *words: str | Path, code: ExitCode = ExitCode.OK) -> str:
+    def atefs(
+        self, *words: str | Path, code: ExitCode = ExitCode.OK, environment: dict[str, Path] | None = None
+    ) -> str:  # fmt: skip
         """`atefs …`; what it printed. Its errors are in `said`."""
-        done = run(*ATEFS, *words, check=False, env=self.environment)
+        more = {name: os.fspath(value) for name, value in (environment or {}).items()}
+        done = run(*ATEFS, *words, check=False, env={**self.environment, **more})
         self.said = done.stderr
         assert done.returncode == code, f"{words}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def json(self, *words: str | Path) -> Any:
+    def json(self, *words: str | Path, environment: dict[str, Path] | None = None) -> Any:
         """What it prints for programs."""
-        return json.loads(self.atefs(*words, "--json"))
+        return json.loads(self.atefs(*words, "--json", environment=environment))
 
     def register(self, email: str, invitation: str) -> dict[str, Any]:
         """Make an account, and keep its second factor."""
@@ -227,6 +233,37 @@ def test_passwords_are_changed_and_accounts_got_back(anna: Somebody, solo: Solo)
 def solo_invite(solo: Solo, email: str) -> str:
     """A code that the operator makes, while the server runs."""
     return run(*ATEDB, "invite", email, "--data", solo.data).stdout.strip()
+
+
+def test_a_server_that_shows_other_keys_for_somebody_is_refused_until_they_have_said_theirs(
+    anna: Somebody, solo: Solo
+) -> None:
+    ben = Somebody(anna.folder.parent, "ben", solo)
+    ben.register(BEN, solo_invite(solo, BEN))
+    told = ben.json("whoami")["fingerprint"]
+    assert "remembered from now on" in anna.atefs("verify-user", BEN)
+    assert anna.json("verify-user", BEN) == {"email": BEN, "fingerprint": told, "verified": False}
+    spaced = " ".join(told[at : at + 4] for at in range(0, 64, 4)).upper()
+    anna.atefs("verify-user", BEN, "--fingerprint", "0" * 64, code=ExitCode.REFUSED)
+    assert "do not share anything" in anna.said
+    assert "compared with what they said" in anna.atefs("verify-user", BEN, "--fingerprint", spaced)
+    assert anna.json("verify-user", BEN)["verified"]
+    solo.stop()
+    file = solo.data / "accounts" / f"{BEN}.json"
+    account = msgspec.json.decode(file.read_bytes(), type=Account)
+    swapped = AccountRoot(b"m" * 32).card(BEN)
+    file.write_bytes(msgspec.json.encode(msgspec.structs.replace(account, card=swapped)))
+    solo.start()
+    anna.atefs("verify-user", BEN, code=ExitCode.REFUSED)
+    assert "shows other keys for" in anna.said
+    twin = anna.at("twin")  # of who has never met them: believes what it is shown
+    twin.atefs("token", "list", code=ExitCode.REFUSED)
+    text = anna.atefs("create-token")
+    token = twin.secret("config-token", text.strip())
+    shown = twin.json(
+        "verify-user", BEN, "--server", f"ws://127.0.0.1:{solo.port}", environment={"ATE_TOKEN_FILE": token}
+    )
+    assert shown["fingerprint"] == swapped.fingerprint.hex()
 
 
 def test_a_fresh_server_that_others_can_reach_lets_in_nobody_but_who_registers(tmp_path: Path) -> None:
