@@ -38,6 +38,7 @@ class Somebody:
         self._totp = b""
         self._step = 0
         self.said = ""
+        self.given: dict[str, Any] = {}
         self.secret("password", PASSWORD)
 
     def secret(self, name: str, text: str) -> Path:
@@ -85,6 +86,7 @@ class Somebody:
         )
         given: dict[str, Any] = self.json("create-user", email, *words)
         self.enrol(given["totp"])
+        self.given = given
         return given
 
     def enrol(self, uri: str) -> None:
@@ -264,6 +266,37 @@ def test_a_server_that_shows_other_keys_for_somebody_is_refused_until_they_have_
         "verify-user", BEN, "--server", f"ws://127.0.0.1:{solo.port}", environment={"ATE_TOKEN_FILE": token}
     )
     assert shown["fingerprint"] == swapped.fingerprint.hex()
+
+
+def test_secrets_are_in_no_log_no_command_line_no_environment_and_nothing_that_the_server_has(
+    anna: Somebody, solo: Solo
+) -> None:
+    code = anna.code().read_text().strip()
+    anna.atefs("login", ANNA, "--code-file", anna.folder / "code", "--passphrase-file", anna.folder / "password")
+    token = anna.atefs("create-token").strip()
+    login = json.loads((anna.folder / "config" / "logins").read_text())[f"ws://127.0.0.1:{solo.port}"]
+    vault = anna.mount("vault", f"/{ANNA}/vault")
+    (vault / "file").write_text("content")
+    process = Path("/proc") / str(anna.json("status", vault)["pid"])
+    secrets = [PASSWORD, token, login["token"], login["account"], anna.given["recovery_code"], code, anna.given["totp"]]
+    shown = [
+        process / "cmdline",
+        process / "environ",
+        Path(f"/proc/{solo.pid}/cmdline"),
+        Path(f"/proc/{solo.pid}/environ"),
+    ]
+    logs = [solo.log, *(anna.folder / "state").rglob("*.log")]
+    stored = [path for path in solo.data.rglob("*") if path.is_file()]
+    assert len(logs) > 1
+    assert len(stored) > 5
+    for path in (*shown, *logs, *stored):
+        content = path.read_bytes()
+        for secret in secrets:
+            assert secret.encode() not in content, path
+    assert login["token"].encode() in (anna.folder / "config" / "logins").read_bytes()  # that it would be found
+    for path in ("logins", "identity"):
+        if (anna.folder / "config" / path).exists():
+            assert (anna.folder / "config" / path).stat().st_mode & 0o077 == 0
 
 
 def test_a_fresh_server_that_others_can_reach_lets_in_nobody_but_who_registers(tmp_path: Path) -> None:
