@@ -24,6 +24,8 @@ from atedb.node.tenants import Tenants
 LONGEST_SECONDS = 10 * 366 * 86_400
 """What a token may be let in for."""
 WRONG = "the user, the password or the code of the authenticator is not right; nothing was changed"
+MAX_LATER = 1000
+"""Refusals that wait to be noted."""
 _MAX_ABOUT = 300
 
 
@@ -51,6 +53,7 @@ class Desk:
         self.first_code = new_code() if self.accounts.fresh else ""
         self._secret = secret
         self._used = used
+        self._later: list[tuple[str, AuditEntry]] = []
 
     def is_taken(self, name: str) -> bool:
         """Whether there is something on the server that would be theirs who register under this name."""
@@ -92,12 +95,29 @@ class Desk:
     async def refused(self, email: str, what: What, origin: Origin) -> None:
         """An attempt has failed: it counts."""
         await self.ladder.failed(email)
-        if email in self.accounts.all:
-            await self.note(email, what, "", origin.address)
+        self.note_later(email, what, "", origin.address)
+
+    def note_later(self, email: str, what: What, about: str, address: str) -> None:
+        """As `note`, soon: what was refused takes no longer to say where there is an account to note it for."""
+        if len(self._later) < MAX_LATER:
+            self._later.append((email, self._entry(what, about, address)))
+
+    async def write_later(self) -> None:
+        """Put what was to be noted later into the audit logs. Raises StorageError."""
+        later, self._later = self._later, []
+        for email, entry in later:
+            if email in self.accounts.all:
+                await self._write(email, entry)
 
     async def note(self, email: str, what: What, about: str, address: str) -> None:
         """Put an entry into an account's audit log; durable on return. Raises StorageError."""
-        entry = AuditEntry(int(self.clock()), what, about[:_MAX_ABOUT], address[:64])
+        await self.write_later()
+        await self._write(email, self._entry(what, about, address))
+
+    def _entry(self, what: What, about: str, address: str) -> AuditEntry:
+        return AuditEntry(int(self.clock()), what, about[:_MAX_ABOUT], address[:64])
+
+    async def _write(self, email: str, entry: AuditEntry) -> None:
         await self.audit.append(email, seal_entry(entry, self.accounts.all[email].card))
 
     def stored(self, token: NewToken, *, login: bool) -> StoredToken:

@@ -222,7 +222,7 @@ class Guests:
             await trio.sleep(REREAD_SECONDS)
             await self.renew()
             self._dismiss_strangers()
-            await self._reception.write_refusals()
+            await self._reception.desk.write_later()
 
     async def renew(self) -> None:
         """Take over what has changed in the folder of tenants. Raises StorageError."""

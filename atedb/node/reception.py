@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from atedb.account.audit import What
 from atedb.account.messages import decode_member, decode_visitor, encode
@@ -17,16 +16,6 @@ from atedb.node.visitors import Visitors
 
 REFUSAL_SECONDS = 60.0
 """Of refused chains of one token, one in so long is noted."""
-MAX_REFUSALS = 1000
-"""That wait to be noted."""
-
-
-class _Refusal(NamedTuple):
-    """A token has asked for a chain that it is not for."""
-
-    email: str
-    about: str
-    address: str
 
 
 class Reception:
@@ -40,7 +29,6 @@ class Reception:
         self._visitors = Visitors(self.desk)
         self._members = Members(self.desk)
         self._quiet: dict[bytes, float] = {}
-        self._refusals: list[_Refusal] = []
 
     async def visitor(self, data: bytes, origin: Origin) -> bytes:
         """The reply to somebody who has no token. Raises RefusedError, InvalidError, RateError, StorageError."""
@@ -52,19 +40,13 @@ class Reception:
         holder = self.accounts.holder(identity, self.desk.clock())
         if holder is None:
             raise RefusedError("this needs a login: atefs login you@example.com")
-        await self.write_refusals()
+        await self.desk.write_later()
         return encode(await self._members.answer(inquiry, Asked(holder, origin)))
 
     def refused_chain(self, holder: Holder, path: str, address: str) -> None:
-        """A token has asked for a chain that it is not for; `write_refusals` notes it."""
+        """A token has asked for a chain that it is not for."""
         identity, now = holder.token.token.identity, self.desk.clock()
-        if self._quiet.get(identity, 0) <= now and len(self._refusals) < MAX_REFUSALS:
+        if self._quiet.get(identity, 0) <= now:
             self._quiet = {one: until for one, until in self._quiet.items() if until > now}
             self._quiet[identity] = now + REFUSAL_SECONDS
-            self._refusals.append(_Refusal(holder.account.email, f"{path}, token {holder.token.id}", address))
-
-    async def write_refusals(self) -> None:
-        """Put chains that were refused into the audit logs. Raises StorageError."""
-        refusals, self._refusals = self._refusals, []
-        for refusal in refusals:
-            await self.desk.note(refusal.email, What.CHAIN_REFUSED, refusal.about, refusal.address)
+            self.desk.note_later(holder.account.email, What.CHAIN_REFUSED, f"{path}, token {holder.token.id}", address)

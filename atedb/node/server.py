@@ -99,6 +99,7 @@ class _Node:
                 self._reception = Reception(config.data, derive("reception", self._key.private), self._hosts.used)
                 self._guests = Guests(tenants, config, self._hosts, self._reception)
                 await self._serve(signals)
+                await self._reception.desk.write_later()
                 await self._reception.accounts.write_uses()
             finally:
                 with trio.CancelScope(shield=True):

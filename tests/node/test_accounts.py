@@ -15,6 +15,8 @@ from atedb.account.messages import AskWay, Entered, Login, Rights, WayIs, encode
 from atedb.account.root import AccountRoot
 from atedb.account.token import Token
 from atedb.account.way import CheapPasswordError, WayKeys, WayKind
+from atedb.chain.disk import RealDisk
+from atedb.crypto import totp
 from atedb.crypto.secret import Secret
 from atedb.crypto.signing import BadSignatureError
 from atedb.crypto.slot import KdfParams
@@ -134,6 +136,40 @@ def test_a_login_fails_in_the_same_words_whatever_is_wrong(tmp_path: Path, failu
     async def body(world: World) -> None:
         anna = await world.register(ANNA)
         await refused(failure(world, anna), "^the user, the password or the code of the authenticator is not right")
+
+    in_world(tmp_path, body)
+
+
+def test_a_refused_login_costs_the_same_whether_there_is_such_a_user_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted: signatures verified, codes made, writes to the disk."""
+    counted: list[str] = []
+
+    def count(module: object, name: str) -> None:
+        real = getattr(module, name)
+
+        def counting(*arguments: object, **options: object) -> object:
+            counted.append(name)
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(module, name, counting)
+
+    async def body(world: World) -> None:
+        anna = await world.register(ANNA)
+        await world.log_in(anna)
+        for module, name in (
+            (desk, "verify_signature"), (desk, "SigningKey"), (totp, "totp_code"), (RealDisk, "replace"),
+            (RealDisk, "open"),
+        ):  # fmt: skip
+            count(module, name)
+        costs = []
+        for person in (anna, Person(world, BEN, anna.enrolment)):
+            code = anna.code()
+            counted.clear()
+            await refused(world.log_in(person, OTHER, code), "is not right")
+            costs.append(sorted(counted))
+        assert costs[0] == costs[1] == ["SigningKey", *["totp_code"] * 3, "verify_signature"]
 
     in_world(tmp_path, body)
 
