@@ -15,7 +15,7 @@ from atedb.cli import output
 from atedb.errors import AteError, ExitCode, StoreNotFoundError
 from atefs.cli import secrets
 from atefs.cli.mountpoint import MountPoint
-from atefs.mount.options import DRIVERS, MountOptions, RecoveryMode
+from atefs.mount.options import DRIVERS, ID_MAX, MountOptions, RecoveryMode
 from atefs.mount.options import parse as parse_options
 
 if TYPE_CHECKING:
@@ -46,13 +46,16 @@ _HOLDERS_SHOWN = 10
     "--token-path", type=click.Path(readable=False, path_type=Path),
     help="Be known to the server by the token in this file (default: $ATE_TOKEN_FILE, or your login).",
 )  # fmt: skip
+@click.option("--uid", type=click.IntRange(0, ID_MAX - 1), help="The vault's owner has this number here.")
+@click.option("--gid", type=click.IntRange(0, ID_MAX - 1), help="The vault's owning group has this number here.")
+@click.option("--impersonate-uid", is_flag=True, help="The vault's owner is you: --uid and --gid with your numbers.")
 @click.option("-o", "options", multiple=True, metavar="OPTIONS", help="Mount options, as in /etc/fstab.")
 @secrets.secret_options
 @click.pass_context
 def mount(
     ctx: click.Context, mountpoint: Path, url: str | None, *, foreground: bool, read_only: bool, allow_other: bool,
-    driver: str, accept_rollback: bool, recovery_mode: str, token_path: Path | None, options: tuple[str, ...],
-    secret: secrets.SecretSource,
+    driver: str, accept_rollback: bool, recovery_mode: str, token_path: Path | None, uid: int | None,
+    gid: int | None, impersonate_uid: bool, options: tuple[str, ...], secret: secrets.SecretSource,
 ) -> int:  # fmt: skip
     """Mount a vault on the folder MOUNTPOINT.
 
@@ -73,13 +76,15 @@ def mount(
 
     \b
     Options after -o: ro, rw, allow_other, noacl, nonempty, accept_rollback, passphrase-file=FILE, key-file=FILE,
-    token-path=FILE, log-file=FILE, recovery-mode=MODE, nosuid, nodev, noexec, sync, dirsync; what only mount(8) needs
-    is ignored.
+    token-path=FILE, log-file=FILE, recovery-mode=MODE, uid=N, gid=N, nosuid, nodev, noexec, sync, dirsync; what only
+    mount(8) needs is ignored.
     Access times: relatime (the default), strictatime, noatime, nodiratime.
     """
     base = MountOptions(
         read_only=read_only, allow_other=allow_other, accept_rollback=accept_rollback, driver=driver,
         recovery=RecoveryMode(recovery_mode), token_path=token_path,
+        uid=os.getuid() if uid is None and impersonate_uid else uid,
+        gid=os.getgid() if gid is None and impersonate_uid else gid,
     )  # fmt: skip
     parsed = parse_options(options, base)
     where = secret.or_else(parsed.passphrase_file, parsed.key_file)

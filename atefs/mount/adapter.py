@@ -10,11 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from atefs.mount.ids import Ids
     from atefs.mount.locks import SharedLocks
 
 
 class KernelAdapter(Protocol):
-    """Made with the vault that it serves; lives from `attach` to `detach`."""
+    """Made with the vault that it serves; lives from `attach` to `detach`.
+
+    ids: whose numbers are whose; to be set before `attach`, if not all are the same.
+    """
+
+    ids: Ids
 
     def attach(self, mountpoint: Path, options: frozenset[str]) -> None:
         """Mount. options: for the kernel (man 8 mount.fuse3), and what it knows by what is negotiated: `noacl`, and

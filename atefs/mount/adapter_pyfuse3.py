@@ -30,6 +30,7 @@ from atedb.errors import Absent, NotResident
 from atefs.errors import ExistsError, NotFoundError, StaleError
 from atefs.mount import errnos
 from atefs.mount.committer import Committer
+from atefs.mount.ids import SAME
 from atefs.mount.init_reply import InitReply
 from atefs.mount.listing import Listing
 from atefs.mount.loop import RequestLoop
@@ -76,6 +77,7 @@ class PyfuseAdapter(pyfuse3.Operations):
         self._numbers = itertools.count(1)
         self._init_reply = InitReply()
         self._acl = True
+        self.ids = SAME
         self._nowhere = EntryAttributes()
         self._nowhere.st_ino = 0
         self._nowhere.entry_timeout = TIMEOUT
@@ -168,8 +170,8 @@ class PyfuseAdapter(pyfuse3.Operations):
         entry.entry_timeout = entry.attr_timeout = TIMEOUT
         entry.st_mode = inode.mode
         entry.st_nlink = inode.nlink
-        entry.st_uid = inode.uid
-        entry.st_gid = inode.gid
+        entry.st_uid = self.ids.user(inode.uid)
+        entry.st_gid = self.ids.group(inode.gid)
         entry.st_rdev = inode.rdev
         entry.st_size = inode.size
         entry.st_blocks = inode.blocks
@@ -218,14 +220,18 @@ class PyfuseAdapter(pyfuse3.Operations):
             raise FUSEError(error.errno) from None
 
     async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
-        caller = Caller(ctx.uid, ctx.gid, ctx.umask)
+        caller = self.ids.caller(ctx.uid, ctx.gid, ctx.umask)
         return await self._make(self._vault.mknod, parent_inode, name, mode, rdev, caller)
 
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
-        return await self._make(self._vault.mkdir, parent_inode, name, mode, Caller(ctx.uid, ctx.gid, ctx.umask))
+        return await self._make(
+            self._vault.mkdir, parent_inode, name, mode, self.ids.caller(ctx.uid, ctx.gid, ctx.umask)
+        )
 
     async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
-        return await self._make(self._vault.symlink, parent_inode, name, target, Caller(ctx.uid, ctx.gid, ctx.umask))
+        return await self._make(
+            self._vault.symlink, parent_inode, name, target, self.ids.caller(ctx.uid, ctx.gid, ctx.umask)
+        )
 
     async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
         return await self._make(self._vault.link, inode, new_parent_inode, new_name)
@@ -264,7 +270,7 @@ class PyfuseAdapter(pyfuse3.Operations):
         self._require_told(parent_inode_new, name_new)
         operation = partial(
             self._vault.rename, parent_inode_old, name_old, parent_inode_new, name_new, flags,
-            caller=Caller(ctx.uid, ctx.gid),
+            caller=self.ids.caller(ctx.uid, ctx.gid),
         )  # fmt: skip
         try:
             operation()
@@ -320,6 +326,7 @@ class PyfuseAdapter(pyfuse3.Operations):
             attr.st_mtime_ns if fields.update_mtime else None,
             attr.st_ctime_ns if fields.update_ctime else None,
         )
+        wanted = self.ids.wanted(wanted)
         try:
             changed = self._vault.setattr(inode, wanted)
         except Exception as error:
@@ -353,10 +360,11 @@ class PyfuseAdapter(pyfuse3.Operations):
         value = attributes.get(name) if attributes else None
         if value is None:
             raise FUSEError(errno.ENODATA)
-        return value
+        return self.ids.xattr(name, value)
 
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         self._check_carried(name)
+        value = self.ids.xattr(name, value)
         if name in acl.NAMES:
             operation = partial(self._set_acl, inode, name, value, ctx)
         else:
@@ -370,7 +378,7 @@ class PyfuseAdapter(pyfuse3.Operations):
     def _set_acl(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         """It may change the mode, which the kernel does not expect unless it looks after access control lists."""
         inode = self._vault.getattr(ino)
-        in_group = not inode.mode & stat.S_ISGID or _is_member(ctx, inode.gid)
+        in_group = not inode.mode & stat.S_ISGID or _is_member(ctx, self.ids.group(inode.gid))
         self._vault.setxattr(ino, name, value, in_group=in_group)
         if not self.enable_acl:
             pyfuse3.invalidate_inode(ino, attr_only=True)
@@ -418,7 +426,7 @@ class PyfuseAdapter(pyfuse3.Operations):
 
     async def _truncate(self, ino: int, ctx: RequestContext) -> None:
         """As open does it. Set-id bits fall, of which the kernel, which sends no attributes here, is to be told."""
-        args = (ino, Attributes(size=0), Caller(ctx.uid, ctx.gid))
+        args = (ino, Attributes(size=0), self.ids.caller(ctx.uid, ctx.gid))
         try:
             mode = self._vault.getattr(ino).mode
             changed = self._vault.setattr(*args)
@@ -449,7 +457,7 @@ class PyfuseAdapter(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         if self._committer.full:
             await self._brake()
-        caller = Caller(ctx.uid, ctx.gid, ctx.umask)
+        caller = self.ids.caller(ctx.uid, ctx.gid, ctx.umask)
         operation = partial(self._create, parent_inode, name, mode, caller, exclusively=bool(flags & os.O_EXCL))
         try:
             inode = operation()

@@ -24,12 +24,14 @@ from atefs.mount.adapter import KernelAdapter
 from atefs.mount.committer import Committer
 from atefs.mount.control import ControlServer, Operation, Tell
 from atefs.mount.daemon import Report
+from atefs.mount.ids import Ids
 from atefs.mount.offers import Offers
 from atefs.mount.opening import open_chain
 from atefs.mount.options import MountOptions
 from atefs.mount.reaper import Reaper
 from atefs.mount.waiting import Waiting
 from atefs.vault.atime import AtimeRule
+from atefs.vault.limits import ROOT_INO
 from atefs.vault.vault import Vault
 
 if TYPE_CHECKING:
@@ -163,6 +165,7 @@ class Driver:
 
     async def _mounted(self) -> ExitCode:
         plan = self._plan
+        self._adapter.ids = Ids.of(self._vault.getattr(ROOT_INO), plan.options.uid, plan.options.gid)
         self._adapter.attach(plan.mountpoint, kernel_options(plan.options, shared=self._upstream is not None))
         self._mount = mountinfo.find(plan.mountpoint)
         code = ExitCode.OK

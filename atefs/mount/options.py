@@ -55,6 +55,8 @@ _PATHS = {
     "token-path": "token_path",
     "token_path": "token_path",
 }
+ID_MAX = (1 << 32) - 1
+"""Numbers of users and groups are below; this one stands for none (man 2 chown)."""
 DRIVERS = ("direct", "pyfuse3")
 """How the kernel is spoken to; the first is the default."""
 
@@ -86,7 +88,7 @@ class OptionError(AteError):
 
 @dataclass(frozen=True)
 class MountOptions:
-    """How a vault is to be mounted."""
+    """How a vault is to be mounted. uid, gid: who its owner is on this machine, if the numbers are others there."""
 
     read_only: bool = False
     allow_other: bool = False
@@ -99,6 +101,8 @@ class MountOptions:
     key_file: Path | None = None
     log_file: Path | None = None
     token_path: Path | None = None
+    uid: int | None = None
+    gid: int | None = None
     kernel: frozenset[str] = field(default_factory=frozenset)
     driver: str = DRIVERS[0]
     recovery: RecoveryMode = RecoveryMode.ASYNC
@@ -124,6 +128,8 @@ def parse(texts: Sequence[str], base: MountOptions | None = None, *, sloppy: boo
             options = replace(options, **{attribute: chosen})  # type: ignore[arg-type]
         elif equals and name in _PATHS:
             options = replace(options, **{_PATHS[name]: Path(value)})  # type: ignore[arg-type]
+        elif equals and name in ("uid", "gid") and value.isascii() and value.isdigit() and int(value) < ID_MAX:
+            options = replace(options, **{name: int(value)})  # type: ignore[arg-type]
         elif name == "driver" and value in DRIVERS:
             options = replace(options, driver=value)
         elif name in ("recovery-mode", "recovery_mode") and value in list(RecoveryMode):

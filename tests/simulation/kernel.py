@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from atedb.errors import AteError
+from atefs.mount.ids import SAME
 from atefs.mount.locks import SharedLocks
 from atefs.vault.vault import Vault
 from tests.simulation.programs import NAMES, folders
@@ -16,6 +17,7 @@ class Kernel:
     """A `KernelAdapter` to which nothing is attached, but which remembers what programs have looked at."""
 
     requests = 0
+    ids = SAME
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault

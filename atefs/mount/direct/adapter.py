@@ -18,6 +18,7 @@ from atefs.mount.direct.nodes import Nodes
 from atefs.mount.direct.protocol import Init
 from atefs.mount.direct.services import Services
 from atefs.mount.direct.session import Session
+from atefs.mount.ids import SAME
 from atefs.mount.locks import SharedLocks
 from atefs.vault.vault import Vault
 
@@ -32,6 +33,7 @@ class DirectAdapter:
         self._committer = committer
         self._session = session
         self._locks: SharedLocks | None = None
+        self.ids = SAME
 
     def attach(self, mountpoint: Path, options: frozenset[str]) -> None:
         acl = "noacl" not in options
@@ -48,7 +50,7 @@ class DirectAdapter:
         services = Services(
             self._vault,
             self._committer,
-            Attributes(),
+            Attributes(self.ids),
             StatHints(),
             self._session.stale,
             self._session.outdated,
@@ -56,6 +58,7 @@ class DirectAdapter:
             shared,
             acl,
             acl_in_kernel,
+            self.ids,
         )
         names, files = Names(services), Files(services)
         parts = (names, Nodes(services), files, Folders(services), InodeFlags(services))

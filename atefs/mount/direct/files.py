@@ -32,7 +32,6 @@ from atefs.mount.direct.protocol import (
 )
 from atefs.mount.direct.request import Handler, Later, Request
 from atefs.mount.direct.services import UNPRIVILEGED, Services
-from atefs.vault.inode import Caller
 from atefs.vault.limits import INLINE_MAX
 
 _WRITING = os.O_WRONLY | os.O_RDWR
@@ -91,9 +90,7 @@ class Files:
         flags, mode, umask, _ = CREATE_IN.unpack_from(request.data, BODY)
         name = request.name(BODY + CREATE_IN.size)
         try:
-            inode = self._vault.mknod(
-                request.node, name, mode | stat.S_IFREG, 0, Caller(request.uid, request.gid, umask)
-            )
+            inode = self._vault.mknod(request.node, name, mode | stat.S_IFREG, 0, self._services.caller(request, umask))
         except ExistsError:
             if flags & os.O_EXCL:
                 raise
@@ -106,7 +103,7 @@ class Files:
         """A file without a name (man 2 open, O_TMPFILE)."""
         self._services.brake()
         flags, mode, umask, _ = CREATE_IN.unpack_from(request.data, BODY)
-        inode = self._vault.tmpfile(request.node, mode, Caller(request.uid, request.gid, umask))
+        inode = self._vault.tmpfile(request.node, mode, self._services.caller(request, umask))
         self._touch()
         return self._services.known(request, inode) + self._opened(flags)
 
@@ -180,7 +177,7 @@ class Files:
     def _copied(self, request: Request) -> int:
         self._services.brake()
         _, offset, node, _, to, length, _ = COPY_FILE_RANGE_IN.unpack_from(request.data, BODY)
-        caller = Caller(request.uid, request.gid)
+        caller = self._services.caller(request)
         copied = self._vault.copy_range(request.node, offset, node, to, min(length, _COPY_MAX), caller=caller)
         self._touch()
         return copied

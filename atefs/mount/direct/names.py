@@ -19,7 +19,7 @@ from atefs.mount.direct.protocol import (
 )
 from atefs.mount.direct.request import Handler, Request
 from atefs.mount.direct.services import Services
-from atefs.vault.inode import Caller, Inode
+from atefs.vault.inode import Inode
 
 
 class Names:
@@ -64,21 +64,21 @@ class Names:
     def mknod(self, request: Request) -> bytes:
         self._services.brake()
         mode, rdev, umask, _ = MKNOD_IN.unpack_from(request.data, BODY)
-        caller = Caller(request.uid, request.gid, umask)
+        caller = self._services.caller(request, umask)
         name = request.name(BODY + MKNOD_IN.size)
         return self._made(request, self._vault.mknod(request.node, name, mode, rdev, caller))
 
     def mkdir(self, request: Request) -> bytes:
         self._services.brake()
         mode, umask = MKDIR_IN.unpack_from(request.data, BODY)
-        caller = Caller(request.uid, request.gid, umask)
+        caller = self._services.caller(request, umask)
         name = request.name(BODY + MKDIR_IN.size)
         return self._made(request, self._vault.mkdir(request.node, name, mode, caller))
 
     def symlink(self, request: Request) -> bytes:
         self._services.brake()
         name, target = request.names()
-        caller = Caller(request.uid, request.gid)
+        caller = self._services.caller(request)
         return self._made(request, self._vault.symlink(request.node, name, target, caller))
 
     def link(self, request: Request) -> bytes:
@@ -116,7 +116,7 @@ class Names:
         old, new = request.names(at)
         self._vault.require_told(request.node, old)
         self._vault.require_told(parent, new)
-        caller = Caller(request.uid, request.gid)
+        caller = self._services.caller(request)
         self._vault.rename(request.node, old, parent, new, flags, caller=caller)
         self._touch()
         return b""

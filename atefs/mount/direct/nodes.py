@@ -56,12 +56,12 @@ class Nodes:
         return self._attributes.attr(self._vault.getattr(request.node))
 
     def statx(self, request: Request) -> bytes:
-        return answers.statx(self._vault.getattr(request.node))
+        return answers.statx(self._vault.getattr(request.node), self._services.ids)
 
     def setattr(self, request: Request) -> bytes:
         fields = SETATTR_IN.unpack_from(request.data, BODY)
         caller = UNPRIVILEGED if fields[0] & Set.KILL_SUIDGID else None
-        inode = self._vault.setattr(request.node, _wanted(fields), caller)
+        inode = self._vault.setattr(request.node, self._services.ids.wanted(_wanted(fields)), caller)
         self._touch()
         return self._attributes.attr(inode)
 
@@ -84,7 +84,7 @@ class Nodes:
         value = attributes.get(name) if attributes else None
         if value is None:
             raise NoAttributeError("There is no extended attribute of that name.")
-        return _sized(request, value)
+        return _sized(request, self._services.ids.xattr(name, value))
 
     def listxattr(self, request: Request) -> bytes:
         held = self._vault.listxattr(request.node)
@@ -99,6 +99,7 @@ class Nodes:
         value = request.data[at : at + size]
         if len(value) != size:
             raise ValueError("a value is cut short")
+        value = self._services.ids.xattr(name, value)
         self._vault.setxattr(request.node, name, value, flags, in_group=not how & SETXATTR_ACL_KILL_SGID)
         self._touch()
         if name in acl.NAMES and not self._services.acl_in_kernel:

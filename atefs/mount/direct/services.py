@@ -10,6 +10,7 @@ from atefs.mount.direct.answers import Attributes
 from atefs.mount.direct.hints import StatHints
 from atefs.mount.direct.protocol import FOPEN_KEEP_CACHE
 from atefs.mount.direct.request import Later, Request
+from atefs.mount.ids import Ids
 from atefs.vault.inode import Caller, Inode
 from atefs.vault.vault import Vault
 
@@ -22,7 +23,7 @@ class Services(NamedTuple):
     soon; until then the inode is among `untold`.
 
     shared: others change the vault, too, and the kernel hands over at once what is written. acl: access control lists
-    are kept. acl_in_kernel: and the kernel goes by them.
+    are kept. acl_in_kernel: and the kernel goes by them. ids: whose numbers are whose.
     """
 
     vault: Vault
@@ -35,6 +36,11 @@ class Services(NamedTuple):
     shared: bool
     acl: bool
     acl_in_kernel: bool
+    ids: Ids
+
+    def caller(self, request: Request, umask: int = 0) -> Caller:
+        """Who asks, as the vault knows them."""
+        return self.ids.caller(request.uid, request.gid, umask)
 
     def note_access(self, ino: int) -> bool:
         """It is being read; True: its access time has changed. Not worth waiting for: a later request does it."""
