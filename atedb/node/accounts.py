@@ -161,7 +161,7 @@ class Accounts:
         """Keep when, and from where, tokens were used last. Raises StorageError."""
         uses, self._uses = self._uses, {}
         for email in {self._owners[identity] for identity in uses if identity in self._owners}:
-            await self.change(email, lambda account: _with_uses(account, uses))
+            await self.change(email, lambda account: _with_uses(account, uses), quietly=True)
 
     async def watch(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """`write_uses` for ever. A service; see `supervisor`."""

@@ -67,13 +67,18 @@ class Asked(NamedTuple):
         """The token's id."""
         return self.holder.token.id
 
+    @property
+    def identity(self) -> bytes:
+        """The token's public key: ids are short, and somebody could look for a token that has the same one."""
+        return self.holder.token.token.identity
+
 
 class Members:
     """Answers members' inquiries. Each may raise RefusedError, RateError, InvalidError, LimitError, StorageError."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._sudo: dict[str, float] = {}
+        self._sudo: dict[bytes, float] = {}
 
     async def answer(self, inquiry: MemberInquiry, asked: Asked) -> Reply:
         """The reply to one."""
@@ -106,7 +111,7 @@ class Members:
 
     def _who_am_i(self, asked: Asked) -> Reply:
         account, token = asked.holder
-        left = self._sudo.get(token.id, 0) - self._desk.clock()
+        left = self._sudo.get(asked.identity, 0) - self._desk.clock()
         return Me(account.email, account.admin, token.info, account.card, max(0, int(left)))
 
     async def _list_tokens(self, inquiry: ListTokens, asked: Asked) -> Reply:
@@ -168,7 +173,7 @@ class Members:
         await desk.ladder.succeeded(account.email)
         await self._note(asked, What.SECOND_FACTOR, asked.token)
         self._sudo = {one: until for one, until in self._sudo.items() if until > now}
-        self._sudo[asked.token] = now + SUDO_SECONDS
+        self._sudo[asked.identity] = now + SUDO_SECONDS
 
     async def _change_password(self, inquiry: ChangePassword, asked: Asked) -> None:
         account = self._require_sudo(asked)
@@ -197,6 +202,6 @@ class Members:
 
     def _require_sudo(self, asked: Asked) -> Account:
         account = self._require_login(asked)
-        if self._sudo.get(asked.token, 0) <= self._desk.clock():
+        if self._sudo.get(asked.identity, 0) <= self._desk.clock():
             raise RefusedError("this needs the second factor; nothing was changed; first say: atefs token sudo")
         return account

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 
 import msgspec
+import trio
 
 from atedb import threads
 from atedb.account.audit import What
@@ -44,6 +45,7 @@ class Visitors:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._registering = trio.Lock()
 
     async def answer(self, inquiry: VisitorInquiry, origin: Origin) -> Reply:
         """The reply to one."""
@@ -52,7 +54,8 @@ class Visitors:
             case AskWay():
                 return WayIs(self._desk.question(email, inquiry.kind))
             case Register():
-                return await self._register(email, inquiry, origin)
+                async with self._registering:  # or one invitation would do for two
+                    return await self._register(email, inquiry, origin)
             case Login():
                 return await self._login(email, inquiry, origin)
             case Unseal():

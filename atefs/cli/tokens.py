@@ -160,6 +160,7 @@ def _chain_root(url: ServerUrl, who: Session, path: str, account: AccountRoot) -
     """The root key of a chain on the server, which the account opens. Raises WrongSecretError, StoreNotFoundError."""
     from atedb.chain.header import parse_header, verify_root
     from atedb.crypto.slots import KeySlots
+    from atedb.errors import WrongSecretError
     from atefs.mount.shared_slots import SLOTS
 
     async def fetch(connection: ServerConnection) -> tuple[bytes, bytes]:
@@ -168,7 +169,13 @@ def _chain_root(url: ServerUrl, who: Session, path: str, account: AccountRoot) -
 
     header, keys = ask(url, who.identity, fetch)
     with account.slot_secret() as secret:
-        root = KeySlots.parse(keys).unlock(secret)
+        try:
+            root = KeySlots.parse(keys).unlock(secret)
+        except WrongSecretError:
+            raise WrongSecretError(
+                f"your account does not open {path}; no token was made; let it: atefs key add --account "
+                "STORE-OR-MOUNTPOINT"
+            ) from None
     verify_root(parse_header(header), root)
     return root
 

@@ -83,7 +83,7 @@ def login(email: str, *, server: str | None, code_file: Path | None, secret: sec
     from atedb.account.token import Token
 
     email, url, token = require_email(email), which_server(server), Token.generate()
-    with secrets.obtained(secret, "Password") as password:
+    with _password(secret, "Password") as password:
         code = authenticator_code(code_file)
         entry = about_account(
             url, None, lambda client: client.log_in(email, password, code, _login_token(token), token)
@@ -165,7 +165,7 @@ def passwd(
     """Change the account's password; the old one is good for nothing any more. Logins and tokens stay."""
     url = which_server(server)
     who = logged_in(url)
-    with secrets.obtained(secret, "Current password") as old:
+    with _password(secret, "Current password") as old:
         code = authenticator_code(code_file)
         with _new_password(secrets.SecretSource(new_passphrase_file)) as new:
 
@@ -251,8 +251,23 @@ def authenticator_code(file: Path | None) -> str:
     return code
 
 
+def _password(where: secrets.SecretSource, prompt: str) -> Secret:
+    """A password that there is."""
+    return _of_an_account(secrets.obtained(where, prompt))
+
+
+def _of_an_account(secret: Secret) -> Secret:
+    from atedb.crypto.secret import SecretKind
+
+    if secret.kind is not SecretKind.PASSPHRASE:
+        raise click.UsageError(
+            "An account has a password: no key file, and no recovery code, which is for: atefs user recover"
+        )
+    return secret
+
+
 def _new_password(where: secrets.SecretSource) -> Secret:
-    password = secrets.new_secret(where, "New password")
+    password = _of_an_account(secrets.new_secret(where, "New password"))
     if len(password) < LEAST_PASSWORD:
         raise click.UsageError(f"A password has {LEAST_PASSWORD} characters at least.")
     return password

@@ -57,6 +57,29 @@ def test_the_first_user_is_the_administrator_and_invites_the_others(tmp_path: Pa
     in_world(tmp_path, body)
 
 
+def test_an_invitation_is_good_for_one_of_two_who_come_at_once(tmp_path: Path) -> None:
+    async def body(world: World) -> None:
+        anna = await world.register(ANNA)
+        async with world.client(anna.identity) as client:
+            await client.sudo(anna.code())
+            invited = await client.invite("")
+        refusals: list[AteError] = []
+
+        async def come(email: str) -> None:
+            try:
+                await world.register(email, invited.code)
+            except RefusedError as error:
+                refusals.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for email in (BEN, "carl@example.com"):
+                nursery.start_soon(come, email)
+        assert len(refusals) == 1
+        assert len(world.reception.accounts.all) == 2
+
+    in_world(tmp_path, body)
+
+
 def test_an_invitation_is_good_for_a_week(tmp_path: Path) -> None:
     async def body(world: World) -> None:
         anna = await world.register(ANNA)

@@ -198,6 +198,22 @@ def test_a_token_mounts_its_chain_alone_read_only_and_offline_and_not_when_it_is
     robot.mount("vault", f"/{ANNA}/vault", "--token-path", token, code=ExitCode.REFUSED)
 
 
+def test_what_is_no_password_makes_no_account(anna: Somebody, solo: Solo) -> None:
+    ben = Somebody(anna.folder.parent, "ben", solo)
+    words = ("create-user", BEN, "--invitation-file", ben.secret("invitation", solo_invite(solo, BEN)))
+    ben.atefs(*words, "--passphrase-file", ben.secret("short", "1234567"), code=ExitCode.USAGE)
+    ben.atefs(*words, "--key-file", ben.secret("key", "k" * 40), code=ExitCode.USAGE)
+    ben.atefs(*words, "--passphrase-file", ben.secret("code", anna.given["recovery_code"]), code=ExitCode.USAGE)
+    assert "An account has a password" in ben.said
+    ben.atefs(*words, "--passphrase-file", ben.folder / "password")
+    ben.atefs("login", BEN, "--key-file", ben.folder / "key", code=ExitCode.USAGE)
+    vault = ben.mount("vault", f"/{BEN}/vault", "--passphrase-file", ben.secret("other", "of the vault alone"))
+    ben.atefs("umount", vault)
+    ben.atefs("create-token", "--chain", f"/{BEN}/vault", code=ExitCode.WRONG_SECRET)
+    assert "key add --account" in ben.said
+    ben.atefs("create-token", "--chain", f"/{BEN}/nothing", code=ExitCode.NOT_FOUND)
+
+
 def test_an_existing_vault_is_opened_by_the_account_once_it_is_let(anna: Somebody) -> None:
     passphrase = anna.secret("passphrase", "of the vault alone")
     vault = anna.mount("vault", f"/{ANNA}/vault", "--passphrase-file", passphrase)
