@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import trio
 
 from atedb.account.client import AccountClient, Enrolment, Entry, login_token
@@ -15,7 +16,9 @@ from atedb.crypto.kem import KemKey
 from atedb.crypto.secret import Secret
 from atedb.crypto.signing import SigningKey
 from atedb.crypto.totp import STEP_SECONDS, totp_code
+from atedb.errors import AteError
 from atedb.net.client import ServerConnection, connect_transport
+from atedb.net.errors import RefusedError
 from atedb.net.host import Guest
 from atedb.net.session import serve_connection
 from atedb.node.config import Config
@@ -136,3 +139,9 @@ def in_world(folder: Path, body: Callable[[World], Awaitable[None]]) -> None:
         await world.hosts.aclose()
 
     trio.run(main)
+
+
+async def refused(asked: Awaitable[object], match: str, kind: type[AteError] = RefusedError) -> None:
+    """What is asked for is refused, in words that match."""
+    with pytest.raises(kind, match=match):
+        await asked
