@@ -24,7 +24,7 @@ from atefs.mount.adapter import KernelAdapter
 from atefs.mount.committer import Committer
 from atefs.mount.control import ControlServer, Operation, Tell
 from atefs.mount.daemon import Report
-from atefs.mount.ids import Ids
+from atefs.mount.ids import SAME, Ids
 from atefs.mount.offers import Offers
 from atefs.mount.opening import open_chain
 from atefs.mount.options import MountOptions
@@ -131,12 +131,16 @@ class Driver:
         self._vault = Vault(
             self._chain, kernel.clock, options.read_only, kernel_times=not shared, atime=options.atime_policy
         )
+        ids = SAME
+        if options.uid is not None or options.gid is not None:  # asked while the disk may still be waited for
+            ids = Ids.of(self._vault.getattr(ROOT_INO), options.uid, options.gid)
         self._chain.nowait = True
         self._loop, adapter = adapters.choose(options.driver)
         self._loop.idle = self._vault.read_ahead
         self._committer = Committer(self._vault, self._chain, self._loop, self._write_back)
         self._reaper = Reaper(self._vault, self._committer, self._loop)
         self._adapter = adapter(self._vault, self._committer)
+        self._adapter.ids = ids
         self._reaper.outdate = lambda inodes: self._adapter.outdate(inodes, (), ())
         if self._upstream is not None:
             for task in self._upstream.serve(self._vault, self._committer, self._loop, adapter=self._adapter):
@@ -165,7 +169,6 @@ class Driver:
 
     async def _mounted(self) -> ExitCode:
         plan = self._plan
-        self._adapter.ids = Ids.of(self._vault.getattr(ROOT_INO), plan.options.uid, plan.options.gid)
         self._adapter.attach(plan.mountpoint, kernel_options(plan.options, shared=self._upstream is not None))
         self._mount = mountinfo.find(plan.mountpoint)
         code = ExitCode.OK

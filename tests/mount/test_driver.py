@@ -9,6 +9,8 @@ import pytest
 import trio
 
 from atedb.chain.chain import Chain
+from atedb.chain.log import Log
+from atedb.errors import NotResident
 from atefs.mount.adapter_pyfuse3 import PyfuseAdapter
 from atefs.mount.direct.adapter import DirectAdapter
 from atefs.mount.driver import Driver, MountPlan, kernel_options
@@ -78,6 +80,28 @@ def test_when_the_kernel_refuses_the_vault_is_closed_and_the_reason_said(
         Driver(MountPlan(tmp_path, store, MountOptions(driver=driver), ROOT), report).run()
     assert not report.is_ready
     open_chain(store, ROOT).close()
+
+
+def test_what_a_mount_has_to_know_first_is_waited_for(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a page cache that never has what is wanted, as where memory is short."""
+    real = Log.read
+
+    def read(log: Log, segment: int, offset: int, length: int, *, nowait: bool = False) -> bytearray:
+        if nowait:
+            raise NotResident(lambda: None)
+        return real(log, segment, offset, length)
+
+    def refuse(*_: object) -> None:
+        raise NoFuseError("the kernel refused")
+
+    monkeypatch.setattr(Log, "read", read)
+    monkeypatch.setattr(DirectAdapter, "attach", refuse)
+    monkeypatch.setattr("atefs.mount.memory.reuse_freed_memory", lambda: None)
+    monkeypatch.setattr("atefs.mount.memory.calm_collector", lambda: None)
+    with pytest.raises(NoFuseError):
+        Driver(MountPlan(tmp_path, store, MountOptions(uid=1, gid=2), ROOT), Report()).run()
 
 
 def test_a_plan_does_not_show_its_key(tmp_path: Path) -> None:
