@@ -21,6 +21,7 @@ from atedb.account.token import token_id
 from atedb.account.way import Way, WayKind
 from atedb.chain.disk import RealDisk
 from atedb.errors import AteError, LimitError
+from atedb.node.data_folder import made
 
 log = logging.getLogger(__name__)
 
@@ -179,8 +180,7 @@ class Accounts:
             self._owners[one.token.identity] = account.email
 
     def _save(self, account: Account) -> None:
-        self._disk.make_folder(self.folder.parent)
-        self._disk.make_folder(self.folder)
+        made(self.folder.parent, FOLDER)
         data = msgspec.json.format(msgspec.json.encode(account), indent=1) + b"\n"
         self._disk.replace(self.folder / f"{account.email}.json", data)
 

@@ -18,6 +18,7 @@ from atedb.account.audit import BEGINNING, MAX_SEALED, Mark, after
 from atedb.chain.disk import RealDisk
 from atedb.crypto.hashing import HASH_SIZE
 from atedb.errors import DamagedError
+from atedb.node.data_folder import made
 
 FOLDER = "audit"
 MAX_BYTES = 4 << 20
@@ -104,7 +105,7 @@ class AuditLogs:
     MOST_OPEN = 256
 
     def __init__(self, data: Path) -> None:
-        self._folder = data / FOLDER
+        self._data = data
         self._turn = trio.Lock()
         self._open: dict[str, AuditLog] = {}
 
@@ -121,9 +122,7 @@ class AuditLogs:
     def _log(self, email: str) -> AuditLog:
         log = self._open.pop(email, None)
         if log is None:
-            RealDisk().make_folder(self._folder.parent)
-            RealDisk().make_folder(self._folder)
-            log = AuditLog(self._folder / f"{email}.log")
+            log = AuditLog(made(self._data, FOLDER) / f"{email}.log")
         self._open[email] = log
         if len(self._open) > self.MOST_OPEN:
             del self._open[next(iter(self._open))]

@@ -15,6 +15,14 @@ CHAINS = "chains"
 INDEX = "index"
 
 
+def made(data: Path, name: str) -> Path:
+    """The folder `name` of a data folder, both made where they are not there. Raises StorageError."""
+    disk = RealDisk()
+    disk.make_folder(data)
+    disk.make_folder(data / name)
+    return data / name
+
+
 class OwnerError(AteError):
     """The folder belongs to somebody else."""
 

@@ -15,6 +15,7 @@ import msgspec
 from atedb.chain.disk import RealDisk
 from atedb.crypto.aead import random_bytes
 from atedb.crypto.hashing import digest
+from atedb.node.data_folder import made
 
 FOLDER = "invitations"
 SECONDS = 7 * 86_400
@@ -47,8 +48,7 @@ class Invitations:
     def make(self, email: str, now: float, *, admin: bool = False) -> Invited:
         """A new code; durable on return. Raises StorageError."""
         invited = Invited(new_code(), Invitation(email, admin, int(now) + SECONDS))
-        self._disk.make_folder(self._folder.parent)
-        self._disk.make_folder(self._folder)
+        made(self._folder.parent, FOLDER)
         self._disk.replace(self._path(invited.code), msgspec.json.encode(invited.invitation))
         return invited
 

@@ -22,6 +22,7 @@ from msgspec import Meta
 from atedb.chain.disk import RealDisk, translated
 from atedb.crypto.signing import PUBLIC_KEY_SIZE
 from atedb.errors import AteError, ExitCode, StoreNotFoundError
+from atedb.node.data_folder import made
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +87,7 @@ class Tenants:
 
     def require(self) -> None:
         """From now on whoever comes has to be somebody's. Durable on return. Raises StorageError."""
-        self._disk.make_folder(self.folder.parent)
-        self._disk.make_folder(self.folder)
+        made(self.folder.parent, FOLDER)
 
     def all(self) -> Mapping[str, Tenant]:
         """Every tenant by name. Only files that changed are read again.

@@ -13,7 +13,7 @@ from atedb.errors import AteError, ExitCode, StoreExistsError, StoreNotFoundErro
 from atefs.cli import secrets
 from atefs.cli.asking import ask
 from atefs.cli.new_store import made_beside, refuse_existing
-from atefs.cli.unlocking import by_session
+from atefs.cli.unlocking import unlock
 
 if TYPE_CHECKING:
     from atedb.net.client import ServerConnection
@@ -131,8 +131,7 @@ def _copy(
         places.private_folder(unfinished)
         (unfinished / SLOTS).write_bytes(found.keys)
         slots = KeySlots.load(unfinished)
-        root = by_session(slots, url, session) if where.interactive else None
-        root = root or secrets.unlock(slots, where)
+        root = unlock(slots, url, session, where)
         verify_root(header, root)
         chain = Chain.create(
             unfinished, root, heads=places.heads_folder(store), header=header, remote=True,

@@ -128,8 +128,9 @@ def mount_vault(
         root = _make(mountpoint, store, options, where)
     else:
         preflight.require_mountpoint(mountpoint, nonempty=options.nonempty)
-        root = opening.unlock(store, where, mend=not options.read_only, token_path=options.token_path)
-        if address is not None and session is not None and address != servers.attached(store):
+        moves = address != servers.attached(store)
+        root = opening.unlock(store, where, mend=not options.read_only, session=None if moves else session)
+        if moves and address is not None and session is not None:
             joining.send(store, address, session)
     plan = MountPlan(mountpoint, store, options, root, address, session.identity if session is not None else None)
     if foreground:

@@ -15,6 +15,7 @@ from atefs.cli import secrets
 if TYPE_CHECKING:
     from atedb.chain.chain import Chain
     from atedb.crypto.slots import KeySlots
+    from atefs.mount.session import Session
     from atefs.vault.vault import Vault
 
 
@@ -65,22 +66,19 @@ def refuse_mounted(store: Path, instead: str) -> None:
         raise InUseError(f"the vault is mounted at {mountpoint}; nothing was changed; {instead.format(mountpoint)}")
 
 
-def unlock(store: Path, where: secrets.SecretSource, *, mend: bool, token_path: Path | None = None) -> bytes:
-    """The root key of a store. mend: may a damaged copy of the key slots be written anew from the other? token_path: of
-    the token's file, if one is named."""
+def unlock(store: Path, where: secrets.SecretSource, *, mend: bool, session: Session | None = None) -> bytes:
+    """The root key of a store. mend: may a damaged copy of the key slots be written anew from the other? session: who
+    we are to its server, if that is known already."""
     from atedb.crypto.slots import KeySlots
 
     slots = KeySlots.load(store, mend=mend and os.access(store, os.W_OK))
-    return unlock_slots(store, slots, where, token_path=token_path)
+    return unlock_slots(store, slots, where, session=session)
 
 
 def unlock_slots(
-    store: Path,
-    slots: KeySlots,
-    where: secrets.SecretSource,
-    prompt: str = "Passphrase",
-    token_path: Path | None = None,
-) -> bytes:
+    store: Path, slots: KeySlots, where: secrets.SecretSource, prompt: str = "Passphrase", *,
+    session: Session | None = None,
+) -> bytes:  # fmt: skip
     """The root key of a store with these key slots: by a login or a token, where there is one, or what somebody types.
 
     Raises WrongSecretError, NoSecretError, and what the session's keys cannot be had for.
@@ -90,10 +88,9 @@ def unlock_slots(
     from atefs.mount.session import session_for
 
     url = servers.attached(store)
-    root = None
-    if url is not None and where.interactive:
-        root = unlocking.by_session(slots, url, session_for(url.server, token_path))
-    return root or secrets.unlock(slots, where, prompt)
+    if url is None:
+        return secrets.unlock(slots, where, prompt)
+    return unlocking.unlock(slots, url, session or session_for(url.server), where, prompt)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from atedb.errors import WrongSecretError
+from atefs.cli import secrets
 from atefs.cli.asking import about_account
 
 if TYPE_CHECKING:
@@ -14,6 +15,17 @@ if TYPE_CHECKING:
     from atedb.crypto.slots import KeySlots
     from atedb.net.url import ServerUrl
     from atefs.mount.session import Session
+
+
+def unlock(
+    slots: KeySlots, url: ServerUrl, session: Session, where: secrets.SecretSource, prompt: str = "Passphrase"
+) -> bytes:  # fmt: skip
+    """The root key of the vault with these slots: by the session where it opens it, else by what somebody types.
+
+    A secret that the command line names goes before the session. Raises as `secrets.unlock` and `bundle_of`.
+    """
+    root = by_session(slots, url, session) if where.interactive else None
+    return root or secrets.unlock(slots, where, prompt)
 
 
 def bundle_of(url: ServerUrl, session: Session) -> Bundle:
@@ -42,8 +54,7 @@ def bundle_of(url: ServerUrl, session: Session) -> Bundle:
     except RefusedError:
         cache.unlink(missing_ok=True)
         raise
-    places.private_folder(cache.parent)
-    RealDisk().replace(cache, sealed)
+    places.write_private(cache, sealed)
     return session.token.open(sealed)
 
 

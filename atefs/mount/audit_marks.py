@@ -26,9 +26,7 @@ def seen(server: str, email: str) -> Mark:
 
 def note(server: str, email: str, mark: Mark) -> None:
     """It was shown up to here. Raises StorageError."""
-    path = _path(server, email)
-    places.private_folder(path.parent)
-    RealDisk().replace(path, msgspec.json.encode(mark))
+    places.write_private(_path(server, email), msgspec.json.encode(mark))
 
 
 def _path(server: str, email: str) -> Path:

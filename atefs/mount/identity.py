@@ -24,8 +24,7 @@ def identity() -> SigningKey:
     """The key; made when there is none yet. Raises DamagedError for a file that holds none, StorageError."""
     path = identity_file()
     if not os.path.lexists(path):
-        places.private_folder(path.parent)
-        RealDisk().replace(path, _HEAD + random_bytes(_SEED).hex().encode() + b"\n")
+        places.write_private(path, _HEAD + random_bytes(_SEED).hex().encode() + b"\n")
     text = RealDisk().read_bytes(path)
     try:
         seed = bytes.fromhex(text.removeprefix(_HEAD).strip().decode("ascii"))

@@ -84,6 +84,4 @@ def _read() -> dict[str, dict[str, Person]]:
 def _write(server: str, email: str, person: Person) -> None:
     found = _read()
     found.setdefault(server, {})[email] = person
-    path = people_file()
-    places.private_folder(path.parent)
-    RealDisk().replace(path, msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    places.write_private(people_file(), msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")

@@ -10,6 +10,7 @@ import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
+from atedb.chain.disk import RealDisk
 from atedb.crypto.hashing import digest
 from atefs.mount import mountinfo
 
@@ -80,6 +81,12 @@ def private_folder(path: Path) -> Path:
     """Make the folder, closed to others, unless it is there."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Make a file hold `data`, durably and all at once, closed to others as its folder is. Raises StorageError."""
+    private_folder(path.parent)
+    RealDisk().replace(path, data)
 
 
 def escape(path: Path) -> str:

@@ -48,11 +48,10 @@ def pin(server: str, fingerprint: bytes) -> None:
     if server in known_servers():
         return
     path = servers_file()
-    places.private_folder(path.parent)
     before = RealDisk().read_bytes(path) if path.exists() else b""
     if before and not before.endswith(b"\n"):
         before += b"\n"
-    RealDisk().replace(path, before + f"{server} {fingerprint.hex()}\n".encode())
+    places.write_private(path, before + f"{server} {fingerprint.hex()}\n".encode())
 
 
 def authorities() -> Path | None:

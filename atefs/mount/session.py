@@ -120,6 +120,4 @@ def bundle_cache(token: Token) -> Path:
 
 
 def _write(found: Mapping[str, Login]) -> None:
-    path = logins_file()
-    places.private_folder(path.parent)
-    RealDisk().replace(path, msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    places.write_private(logins_file(), msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")

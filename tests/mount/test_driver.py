@@ -45,6 +45,19 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
+@pytest.fixture
+def refusing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel refuses to mount anything, and this process stays as it is."""
+
+    def refuse(*_: object) -> None:
+        raise NoFuseError("the kernel refused")
+
+    monkeypatch.setattr(DirectAdapter, "attach", refuse)
+    monkeypatch.setattr(PyfuseAdapter, "attach", refuse)
+    monkeypatch.setattr("atefs.mount.memory.reuse_freed_memory", lambda: None)
+    monkeypatch.setattr("atefs.mount.memory.calm_collector", lambda: None)
+
+
 def test_a_kernel_that_waits_for_its_pages_to_be_taken_does_not_keep_the_mount_from_ending(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,17 +77,11 @@ def test_a_kernel_that_waits_for_its_pages_to_be_taken_does_not_keep_the_mount_f
     assert trio.run(main)
 
 
+@pytest.mark.usefixtures("refusing")
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_when_the_kernel_refuses_the_vault_is_closed_and_the_reason_said(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: str
+    store: Path, tmp_path: Path, driver: str
 ) -> None:
-    def refuse(*_: object) -> None:
-        raise NoFuseError("the kernel refused")
-
-    monkeypatch.setattr(DirectAdapter, "attach", refuse)
-    monkeypatch.setattr(PyfuseAdapter, "attach", refuse)
-    monkeypatch.setattr("atefs.mount.memory.reuse_freed_memory", lambda: None)
-    monkeypatch.setattr("atefs.mount.memory.calm_collector", lambda: None)
     report = Report()
     with pytest.raises(NoFuseError, match="the kernel refused"):
         Driver(MountPlan(tmp_path, store, MountOptions(driver=driver), ROOT), report).run()
@@ -82,6 +89,7 @@ def test_when_the_kernel_refuses_the_vault_is_closed_and_the_reason_said(
     open_chain(store, ROOT).close()
 
 
+@pytest.mark.usefixtures("refusing")
 def test_what_a_mount_has_to_know_first_is_waited_for(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,13 +101,7 @@ def test_what_a_mount_has_to_know_first_is_waited_for(
             raise NotResident(lambda: None)
         return real(log, segment, offset, length)
 
-    def refuse(*_: object) -> None:
-        raise NoFuseError("the kernel refused")
-
     monkeypatch.setattr(Log, "read", read)
-    monkeypatch.setattr(DirectAdapter, "attach", refuse)
-    monkeypatch.setattr("atefs.mount.memory.reuse_freed_memory", lambda: None)
-    monkeypatch.setattr("atefs.mount.memory.calm_collector", lambda: None)
     with pytest.raises(NoFuseError):
         Driver(MountPlan(tmp_path, store, MountOptions(uid=1, gid=2), ROOT), Report()).run()
 
